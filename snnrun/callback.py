@@ -1,0 +1,151 @@
+"""What happens around training: checkpoints, interruption, messages."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from snnrun.learner import Learner
+
+log = logging.getLogger("snnrun")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its last checkpoint holds everything up to here."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a killed process leaves the old one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write plain dicts and tensors to `path`."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint; nothing in it is executed."""
+        return torch.load(path, map_location=map_location or (lambda storage, loc: storage), weights_only=True)
+
+
+def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
+    """`last.ckpt` after every epoch, and `best.ckpt` by the monitored metric (none without validation data)."""
+    common: dict[str, Any] = {
+        "dirpath": folder,
+        "save_top_k": 1,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    best = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+    return [*best, ModelCheckpoint(filename="last", monitor=None, **common)]
+
+
+class StopSafely(Callback):
+    """On Ctrl-C or SIGTERM, finish the batch, write `last.ckpt` and stop. A second Ctrl-C stops at once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.asked = folder, False
+        self.previous: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping after this batch; Ctrl-C again stops at once.", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop in the middle of an epoch, between two optimiser steps."""
+        accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.asked and accumulated and batch_idx + 1 < trainer.num_training_batches:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            raise Interrupted
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between two epochs; the last one has its checkpoint already."""
+        if self.asked and (self.folder / "last.ckpt").exists():
+            raise Interrupted
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+
+class Report(Callback):
+    """One line an epoch, and a warning for layers that stay silent.
+
+    **Arguments:**
+
+    - `epochs`: planned number of epochs.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs, self.told = epochs, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Epochs from before a resume were told then."""
+        assert isinstance(pl_module, Learner)
+        self.told = int(pl_module.resumed_epochs)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell of the epoch before this one, whose row is complete now."""
+        self._tell(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell of the last epoch."""
+        self._tell(trainer, pl_module)
+
+    def _tell(self, trainer: Trainer, learner: LightningModule) -> None:
+        assert isinstance(learner, Learner)
+        for row in learner.history[self.told :]:
+            self._print(trainer, epoch_line(row, self.epochs))
+            silent = [name.split("/", 2)[2] for name, share in row.items() if name.startswith("spikes/silent/") and share == 1]
+            if silent and self.told == 0:
+                self._print(trainer, silent_warning(silent))
+            self.told += 1
+
+    def _print(self, trainer: Trainer, line: str) -> None:
+        if trainer.is_global_zero:
+            log.info(line) if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print(line)
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """An epoch in one line."""
+    parts = [f"epoch {int(row['epoch']) + 1:>{len(str(epochs))}}/{epochs}"]
+    for split in ("train", "val"):
+        if f"{split}/loss" in row:
+            parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %")
+    if "spikes/rate" in row:
+        parts.append(f"rate {row['spikes/rate']:.3f}")
+    return "  ".join([*parts, f"{row['seconds']:.1f} s"])
+
+
+def silent_warning(names: list[str]) -> str:
+    """What to tell of layers that never fired."""
+    layers, verb = ("layer ", "has") if len(names) == 1 else ("layers ", "have")
+    return (
+        f"warning: {layers}{', '.join(names)} {verb} not fired once in the first epoch."
+        " Try a lower neuron.threshold, norm=batch, or a larger optimizer.lr."
+    )

@@ -1,0 +1,123 @@
+"""Whether a request makes a run: composition, fit, types, and a forward pass without data or memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from snnrun.config import BadRequest, Choices, check_types, group_defaults, parse
+from snnrun.fit import misfits
+
+
+def request(words: Sequence[str]) -> tuple[Choices, list[str]]:
+    """Split a verb's words into the search path and the overrides. Raises `BadRequest` for unknown flags."""
+    folders, overrides, rest = [], [], iter(words)
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            folders.append(next(rest, ""))
+        elif word.startswith("--config-dir="):
+            folders.append(word.partition("=")[2])
+        elif word.startswith("-"):
+            raise BadRequest(f"There is no flag {word} here; `snnrun --help` lists what there is.")
+        else:
+            overrides.append(word)
+    return Choices(folders, searchpath(overrides)), overrides
+
+
+def searchpath(overrides: Sequence[str]) -> list[str]:
+    """The places that `hydra.searchpath=[...]` adds."""
+    for override in parse([o for o in overrides if o.startswith("hydra.searchpath")]):
+        value = override.value()
+        return [str(place) for place in value] if isinstance(value, list) else [str(value)]
+    return []
+
+
+def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
+    """A composed and checked configuration (with its `hydra` node). Raises `BadRequest` with everything that is wrong."""
+    from hydra.core.hydra_config import HydraConfig
+
+    cfg = choices.compose(overrides)
+    with read_write(cfg.hydra.runtime):
+        cfg.hydra.runtime.output_dir = "."  # loggers name it; the real one is not known yet
+    HydraConfig.instance().set_config(cfg)
+    complain(choices, without_hydra(cfg), group_defaults(cfg))
+    return cfg
+
+
+def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
+    """Raise `BadRequest` with all wrong types and all misfits of a configuration."""
+    problems = check_types(cfg)
+    if not problems:
+        problems = misfits(cfg, choices, chosen)
+    if problems:
+        raise BadRequest("\n".join(problems))
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """A copy without Hydra's own node."""
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    del copy["hydra"]
+    return copy
+
+
+def sweep(choices: Choices, overrides: Sequence[str]) -> None:
+    """Check every value of every swept key once, with the first values of the others. Raises `BadRequest`."""
+    parsed = parse(overrides)
+    values = {i: [str(v) for v in o.sweep_string_iterator()] for i, o in enumerate(parsed) if o.is_sweep_override()}
+    first = [
+        f"{o.get_key_element()}={values[i][0]}" if i in values else str(o.input_line) for i, o in enumerate(parsed)
+    ]
+    variants = [first]
+    for i, options in values.items():
+        variants += [[*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]] for value in options[1:]]
+    for variant in variants:
+        composed(choices, variant)
+
+
+def dry_run(cfg: DictConfig) -> str:
+    """Build everything and send two samples through on the meta device; returns what came out in words."""
+    import torch
+
+    from snnrun.run import build
+
+    with torch.device("meta"):
+        data, learner = build(cfg)
+        shape = data.shape if learner.static else (data.steps, *data.shape)
+        x = torch.zeros((2, *shape))
+        out = learner(x if learner.static else x.transpose(0, 1))
+        logits = learner.readout(out)
+        learner.criterion(out, torch.zeros(2, dtype=torch.long), readout=learner.readout)
+    if tuple(logits.shape) != (2, data.num_classes):
+        raise BadRequest(f"model: the readout gives {tuple(logits.shape)}, not {(2, data.num_classes)}.")
+    count = sum(p.numel() for p in learner.net.parameters())
+    return f"{count:,} parameters, {data.steps} steps of {'x'.join(map(str, data.shape))} to {data.num_classes} classes"
+
+
+def check(words: list[str]) -> int:
+    """The verb: print what a request would run, or what is wrong with it."""
+    everything = "--all" in words
+    choices, overrides = request([w for w in words if w != "--all"])
+    if not everything:
+        print(f"ok: {dry_run(without_hydra(composed(choices, overrides)))}")
+        return 0
+    requests = [[]] + [[f"{group}={option}"] for group in ("experiment",) for option in experiments(choices)]
+    failed = 0
+    for wanted in requests:
+        name = " ".join(wanted) or "(defaults)"
+        try:
+            print(f"ok      {name}: {dry_run(without_hydra(composed(choices, [*wanted, *overrides])))}")
+        except BadRequest as error:
+            failed += 1
+            print(f"FAILED  {name}: {error}")
+    print(f"{len(requests) - failed} of {len(requests)} requests are sound")
+    return 2 if failed else 0
+
+
+def experiments(choices: Choices) -> list[str]:
+    """All experiments, nested ones by their path."""
+    nested = [g for g in choices.groups if g == "experiment" or g.startswith("experiment/")]
+    names = [f"{g}/{o}".partition("/")[2] for g in nested for o in choices.options(g)]
+    return sorted(names)
+
+

@@ -1,0 +1,137 @@
+"""From the command line to a verb. Nothing heavy is imported here; torch and lightning only where a network is built."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+HELP = """\
+snnrun: experiments with directly trained spiking neural networks
+
+  snnrun [group=option] [key=value] ...   train; the result is in a new directory under outputs/
+  snnrun -m key=a,b ...                   train every combination
+  snnrun list [GROUP] [--fits k=v ...]    the groups, or the options of one (that fit with others)
+  snnrun show [group=option] [key=value]  what a part is: equation, arguments, file; or the whole configuration
+  snnrun check [...] | check --all        compose, fit, types and a dry forward pass; --all: every experiment
+  snnrun eval RUN [ckpt=best|last|FILE]   test a finished run again
+  snnrun resume RUN                       go on with a run that was stopped
+  snnrun rerun RUN [key=value] ...        the same configuration in a new directory
+  snnrun plot RUN                         learning curves and spike raster as PNG and SVG
+  snnrun new neuron|rule|model NAME       skeleton, YAML and test of a part of your own
+
+examples
+  snnrun                                                  a LIF network on handwritten digits, in seconds
+  snnrun dataset=fashion_mnist model=mlp paths.data=DIR   (or set SNNRUN_DATA)
+  snnrun neuron=plif surrogate=triangle seed=3
+  snnrun dataset=nmnist model=convnet dataset.steps=10
+
+flags
+  -m, --multirun       run every combination of comma-separated values
+  --config-dir DIR     a folder with configurations of your own
+  --cfg job            print the composed configuration and stop
+  --info searchpath    where configurations are looked for (also: defaults, config, plugins)
+  -sc install=bash     print shell completion code: eval "$(snnrun -sc install=bash)"
+  --version            print the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point: exits with 0 (done), 1 (the run failed), 2 (the request was wrong) or 130 (interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    sys.path.insert(0, os.getcwd())  # a user's own parts
+    sys.exit(_dispatch(words))
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words == ["--version"]:
+        from snnrun import __version__
+
+        print(f"snnrun {__version__}")
+        return 0
+    from snnrun.config import BadRequest
+
+    try:
+        if words and words[0] in VERBS:
+            return VERBS[words[0]](words[1:])
+        if words and "=" not in words[0] and words[0][:1] not in ("-", "~", "+"):
+            near = difflib.get_close_matches(words[0], VERBS, n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else f" Verbs are {', '.join(VERBS)}."
+            raise BadRequest(f"There is no verb {words[0]!r}.{hint} Settings are written key=value.")
+        return _train(words)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SyntaxError as error:  # in a part of the user's own
+        print(f"{error.filename}, line {error.lineno}: {error.msg}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(words: list[str]) -> int:
+    from snnrun import launch
+
+    return launch.train(words)
+
+
+def _list(words: list[str]) -> int:
+    from snnrun import catalogue
+
+    return catalogue.list_parts(words)
+
+
+def _show(words: list[str]) -> int:
+    from snnrun import catalogue
+
+    return catalogue.show(words)
+
+
+def _check(words: list[str]) -> int:
+    from snnrun import check
+
+    return check.check(words)
+
+
+def _eval(words: list[str]) -> int:
+    from snnrun import launch
+
+    return launch.evaluate(words)
+
+
+def _resume(words: list[str]) -> int:
+    from snnrun import launch
+
+    return launch.resume(words)
+
+
+def _rerun(words: list[str]) -> int:
+    from snnrun import launch
+
+    return launch.rerun(words)
+
+
+def _plot(words: list[str]) -> int:
+    from snnrun.report import plot
+
+    return plot.main(words)
+
+
+def _new(words: list[str]) -> int:
+    from snnrun import scaffold
+
+    return scaffold.new(words)
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "list": _list,
+    "show": _show,
+    "check": _check,
+    "eval": _eval,
+    "resume": _resume,
+    "rerun": _rerun,
+    "plot": _plot,
+    "new": _new,
+}

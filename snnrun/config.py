@@ -1,0 +1,318 @@
+"""Where configurations are, how one is composed, and how its parts are built."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun.source import conforms, definition, expected
+
+PACKAGE = Path(__file__).parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+# the groups that make a run, in the order of the defaults list of train.yaml
+GROUPS = "surrogate neuron encoder norm loss readout task optimizer scheduler trainer callbacks model dataset rule".split()
+# constructor arguments that the runner passes and that stay out of the YAML
+RUNTIME = frozenset({"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"})
+
+
+class BadRequest(Exception):
+    """The request was wrong: the message says what, and what would be right. Exit code 2."""
+
+
+class Choices:
+    """The configuration files on the search path: snnrun's own, plugins', and the user's.
+
+    **Arguments:**
+
+    - `folders`: more folders, as given by `--config-dir`.
+    - `searchpath`: more places, as given by `hydra.searchpath=[...]`.
+    """
+
+    def __init__(self, folders: Sequence[str] = (), searchpath: Sequence[str] = ()):
+        for folder in folders:
+            if not Path(folder).is_dir():
+                raise BadRequest(f"--config-dir: there is no folder {folder}.")
+        setup_globals()  # the ${hydra:...} and ${now:...} resolvers
+        self.path = create_config_search_path(f"file://{CONF}")
+        schema = self.path.get_path().pop()
+        for place in [*(f"file://{Path(folder).resolve()}" for folder in folders), *searchpath]:
+            self.path.append("user", place)
+        self.path.append(schema.provider, schema.path or "")
+        self.repository = ConfigRepository(self.path)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The names of all groups that hold options, nested ones by their path."""
+        return [name for name in self._groups("") if not name.startswith("hydra/")]
+
+    def _groups(self, parent: str) -> Iterator[str]:
+        names = {name for source in self.repository.get_sources() if source.available() for name in self._list(source, parent)}
+        for name in sorted(names):
+            path = f"{parent}/{name}" if parent else name
+            yield path
+            yield from self._groups(path)
+
+    def _list(self, source: Any, parent: str) -> list[str]:
+        from hydra.core.object_type import ObjectType
+
+        if source.scheme() == "structured" or (parent and not source.is_group(parent)) or source.provider == "hydra":
+            return []
+        return [name for name in source.list(parent, ObjectType.GROUP) if not name.startswith((".", "__"))]
+
+    def options(self, group: str) -> list[str]:
+        """The names of the options of a group."""
+        return self.repository.get_group_options(group)
+
+    def load(self, group: str, option: str) -> dict[str, Any]:
+        """An option's own YAML as plain data, under its package (not composed, not resolved)."""
+        found = self.repository.load_config(f"{group}/{option}")
+        if found is None:
+            return {}
+        content = OmegaConf.to_container(found.config, resolve=False)
+        assert isinstance(content, dict)
+        whole = (found.header or {}).get("package") == "_global_"
+        return content.get(group, {}) if whole and group in GROUPS else content  # pyright: ignore[reportReturnType]
+
+    def file(self, group: str, option: str) -> Path | None:
+        """The file of an option."""
+        for source in self.repository.get_sources():
+            if source.scheme() == "file":
+                path = Path(source.path) / group / f"{option}.yaml"
+                if path.is_file():
+                    return path
+        return None
+
+    def targets(self) -> frozenset[str]:
+        """Every `_target_` named on the search path: what a run directory is allowed to build."""
+        names = [name for group in self.groups for option in self.options(group) for name in _targets(self.load(group, option))]
+        return frozenset(names)
+
+    def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
+        """The configuration of a request. Raises `BadRequest` with all that is wrong with its words."""
+        self._check_words(overrides)
+        loader = ConfigLoaderImpl(self.path)
+        try:
+            return loader.load_configuration("train", list(overrides), RunMode.MULTIRUN if multirun else RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise BadRequest(_plain(error)) from error
+
+    def _check_words(self, overrides: Sequence[str]) -> None:
+        parsed = parse(overrides)
+        problems = [p for o in parsed if (p := self._check_group(o))]
+        if problems:
+            raise BadRequest("\n".join(problems))
+        chosen = [o for o in parsed if self.is_group(o)]
+        keys = [o for o in parsed if not self.is_group(o) and not o.is_add() and not o.is_force_add() and not o.is_hydra_override()]
+        if not keys:
+            return
+        loader = ConfigLoaderImpl(self.path)
+        try:
+            cfg = loader.load_configuration("train", [str(o.input_line) for o in chosen], RunMode.MULTIRUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise BadRequest(_plain(error)) from error
+        problems = [p for o in keys if (p := self._check_key(o, cfg))]
+        if problems:
+            raise BadRequest("\n".join(problems))
+
+    def is_group(self, override: Override) -> bool:
+        """Whether an override chooses an option of a group (rather than setting a key)."""
+        return override.key_or_group in self.groups or override.key_or_group.startswith("hydra/")
+
+    def _check_group(self, override: Override) -> str | None:
+        group = override.key_or_group
+        if group.startswith("hydra") or override.is_delete():
+            return None
+        if group not in self.groups:
+            return None
+        options = self.options(group)
+        for wanted in chosen_options(override):
+            if wanted is None or wanted == "null":
+                if group in ("logger", "callbacks"):
+                    return f"{group}=null is not possible; write '{group}=[]' for none."
+                continue
+            if str(wanted) not in options:
+                return f"{group}={wanted}: there is no such {group}.{closest(str(wanted), options)}\n  {group}: {', '.join(options)}"
+        return None
+
+    def _check_key(self, override: Override, cfg: DictConfig) -> str | None:
+        node: Any = cfg
+        done: list[str] = []
+        for word in override.key_or_group.split("."):
+            if isinstance(node, ListConfig):
+                return None
+            if not isinstance(node, DictConfig) or word not in node:
+                known = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+                place = ".".join(done)
+                where = f"{place} has no key {word!r}" if done else f"there is no group or key {word!r}"
+                names = known if done else sorted({*known, *self.groups})
+                listing = f"\n  {place}: {', '.join(k for k in known if k != '_target_')}" if done and known else ""
+                return f"{override.input_line}: {where}.{closest(word, names, prefix=place)}{listing}"
+            node = node._get_node(word) if OmegaConf.is_interpolation(node, word) else node[word]  # pyright: ignore[reportCallIssue, reportArgumentType]
+            done.append(word)
+        return None
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Read overrides in Hydra's grammar. Raises `BadRequest`."""
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise BadRequest(f"{_plain(error)}\nSettings are written key=value; `snnrun --help` shows examples.") from error
+
+
+def chosen_options(override: Override) -> list[Any]:
+    """The options that an override chooses: several in a sweep or a list."""
+    if override.is_sweep_override():
+        return [value for value in override.sweep_string_iterator()]
+    value = override.value()
+    return list(value) if isinstance(value, list) else [value]
+
+
+def closest(word: str, names: Iterable[str], prefix: str = "") -> str:
+    """` Did you mean a or b?`, or nothing if no name is near."""
+    near = difflib.get_close_matches(word, list(names), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(f'{prefix}.{n}' if prefix else n for n in near)}?" if near else ""
+
+
+def _plain(error: Exception) -> str:
+    cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return f"{error}{cause}".strip()
+
+
+def _targets(content: Any) -> Iterator[str]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if key == "_target_" and isinstance(value, str):
+                yield value
+            else:
+                yield from _targets(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from _targets(item)
+
+
+def foreign(cfg: DictConfig, allowed: frozenset[str]) -> list[str]:
+    """The `_target_`s of a configuration that are not allowed."""
+    return sorted(set(_targets(OmegaConf.to_container(cfg, resolve=False))) - allowed)
+
+
+def check_types(cfg: DictConfig) -> list[str]:
+    """Everything in a configuration that its targets would not take: unknown keys, missing ones, wrong types."""
+    problems: list[str] = []
+
+    def visit(node: Any, place: str) -> None:
+        if not isinstance(node, Mapping):
+            return
+        target = node.get("_target_")
+        known = definition(target) if isinstance(target, str) else None
+        if isinstance(target, str) and known is None:
+            problems.append(f"{place}._target_={target}: there is no such class or function.")
+        for key, value in node.items():
+            here = f"{place}.{key}" if place else str(key)
+            if known and not str(key).startswith("_") and not (place == "scheduler" and key == "interval"):
+                argument = known.arguments.get(str(key))
+                if argument is None and not known.keywords:
+                    problems.append(f"{here}: {target} takes no {key}.{closest(str(key), known.arguments)}")
+                elif argument and not isinstance(value, Mapping) and not conforms(value, argument, known.module):
+                    problems.append(f"{here} must be {expected(argument, known.module)}, got {value!r}.")
+            visit(value, here)
+
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        return [_plain(error)]
+    visit(content, "")
+    return problems
+
+
+def instantiate(cfg: Any, **runtime: Any) -> Any:
+    """Build a part. Everything is built through here.
+
+    **Arguments:**
+
+    - `cfg`: a node with a `_target_`; None, or a node whose `_target_` is null, gives None.
+    - `runtime`: arguments that the YAML cannot know; those that the target does not take are left out.
+
+    Raises `BadRequest` if the part refuses its arguments.
+    """
+    if cfg is None or cfg.get("_target_") is None:
+        return None
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as build
+
+    known = definition(cfg["_target_"])
+    taken = {k: v for k, v in runtime.items() if known is None or known.keywords or k in known.arguments}
+    name = cfg["_target_"].rpartition(".")[2]
+    try:
+        part = build(cfg, _partial_=True)  # run-time objects do not pass through OmegaConf, which copies them
+    except InstantiationException as error:
+        raise BadRequest(f"{name}: {error.__cause__ or error}") from error
+    try:
+        return part(**taken)
+    except (ValueError, TypeError, ImportError) as error:
+        raise BadRequest(f"{name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Builds the same part afresh for every layer; picklable. (Hydra's `_partial_` would share nested parts.)
+
+    **Arguments:**
+
+    - `cfg`: a node with a `_target_`.
+    - `names`: what the positional arguments of a call are called.
+    """
+
+    cfg: Any
+    names: tuple[str, ...] = ("channels",)
+
+    def __call__(self, *args: Any) -> Any:
+        """Build one."""
+        return instantiate(self.cfg, **dict(zip(self.names, args, strict=True)))
+
+
+def factory(cfg: Any) -> Callable[[int], Any] | None:
+    """A factory of parts that are told their number of channels; None for no part."""
+    return None if cfg is None else Factory(cfg)
+
+
+def claim(folder: Path) -> Path:
+    """Create a fresh directory of this name, numbered if it exists already. Raises `BadRequest` if it cannot be written."""
+    for number in range(1, 10_000):
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BadRequest(cannot_write(candidate, error)) from error
+    raise BadRequest(f"There are 10,000 directories named {folder}-N. Move some away.")
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """What to say of an output folder that refuses."""
+    return f"Cannot write to {folder}: {os.strerror(error.errno or 0)}. Choose another place with paths.outputs=DIR or hydra.run.dir=DIR."
+
+
+def group_defaults(cfg: DictConfig) -> dict[str, Any]:
+    """The chosen option of every group of a composed configuration."""
+    choices = cfg.hydra.runtime.choices
+    return {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/")}
+
+

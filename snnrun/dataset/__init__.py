@@ -1,0 +1,22 @@
+"""Data sets: splits, loaders of batches, and a transform per batch."""
+
+from snnrun.dataset.base import CorruptData, DataModule, MissingData
+from snnrun.dataset.digits import Digits
+from snnrun.dataset.events import CIFAR10DVS, NMNIST, SHD, SSC, DVSGesture
+from snnrun.dataset.static import CIFAR10, CIFAR100, MNIST, FashionMNIST
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR10DVS",
+    "CIFAR100",
+    "MNIST",
+    "NMNIST",
+    "SHD",
+    "SSC",
+    "CorruptData",
+    "DVSGesture",
+    "DataModule",
+    "Digits",
+    "FashionMNIST",
+    "MissingData",
+]

@@ -1,0 +1,464 @@
+"""Data sets of event cameras and artificial cochleas, binned into frames once."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun.dataset.base import CorruptData, DataModule, Samples, reading
+from snnrun.dataset.binning import VERSION, bin_events, check_binning
+from snnrun.dataset.cache import cached_frames
+
+log = logging.getLogger(__name__)
+
+Events = Mapping[str, np.ndarray] | np.ndarray
+
+
+class EventRecordings(DataModule):
+    """Recordings of events, counted in T bins; a sample is `(T, *shape)`.
+
+    The frames of a split are computed once and kept under `.snnrun_cache` in the data folder, in a file for each choice
+    of binning. A subclass says where its files are and how one is read.
+
+    **Arguments:** those of `DataModule`, and
+
+    - `binning`: T bins of equal duration (`time`) or with equally many events (`count`).
+    - `window`: duration of a bin in microseconds, instead of a T-th of the recording; what lies beyond T bins is left out.
+    - `binary`: 1 where there was any event, instead of their number.
+    - `cache`: keep the frames in a file; otherwise they are computed anew at each start and held in memory.
+    """
+
+    start: float | None = (
+        0.0  # where the first window begins; None: at the first event, for clocks that start anywhere
+    )
+    patterns: Mapping[str, str]  # split -> its files, inside the folder
+    published: Mapping[str, str]  # split -> what the archive holds, its name and checksum
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        steps: int,
+        batch_size: int,
+        val_size: float = 0.1,
+        split_seed: int = 0,
+        folds: int = 0,
+        fold: int = 0,
+        num_workers: int = 0,
+        download: bool = False,
+        binning: Literal["time", "count"] = "time",
+        window: float | None = None,
+        binary: bool = False,
+        cache: bool = True,
+    ):
+        super().__init__(
+            root,
+            steps=steps,
+            batch_size=batch_size,
+            val_size=val_size,
+            split_seed=split_seed,
+            folds=folds,
+            fold=fold,
+            num_workers=num_workers,
+            download=download,
+        )
+        check_binning(binning, window)
+        self.binning, self.window, self.binary, self.cache = binning, window, binary, cache
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this data set, named as tonic names it."""
+        return Path(self.root, type(self).__name__)
+
+    def files(self, split: str) -> list[Path]:
+        """The files of a split in the order of their paths; empty if none is in place."""
+        return sorted(self.folder.glob(self.patterns[split]))
+
+    def missing(self) -> str:
+        """The splits without files."""
+        lost = {
+            self.patterns[split]: detail
+            for split, detail in self.published.items()
+            if not self.files(split)
+        }
+        return self._missing(self.folder, lost)
+
+    def fetch(self) -> None:
+        """Download with tonic."""
+        import tonic
+
+        for split in self.published:
+            if not self.files(split):
+                getattr(tonic.datasets, type(self).__name__)(self.root, train=split == "train")
+
+    def load(self, split: str) -> Samples:
+        """The frames of a split, from the cache or from its recordings."""
+        files = self.files(split)
+        return cached_frames(
+            self.cache_path(split) if self.cache else None, lambda: self._frames(files)
+        )
+
+    def cache_path(self, split: str) -> Path:
+        """The file for the frames of a split; its name holds a hash of all that they depend on."""
+        key = {
+            "class": type(self).__name__,
+            "version": VERSION,
+            "frames": [self.steps, *self.shape],
+            "binning": [self.binning, self.window, self.start, self.binary],
+            "files": [
+                (p.relative_to(self.root).as_posix(), s.st_size, s.st_mtime_ns)
+                for p in self.files(split)
+                for s in [p.stat()]
+            ],
+        }
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        return Path(self.root, ".snnrun_cache", f"{self.option}-{split}-{digest}.npy")
+
+    def transform(self, x: Tensor, train: bool) -> Tensor:
+        """Counts as floats."""
+        return x.float()
+
+    def _frames(self, files: list[Path]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        labels, recordings = self.read(files)
+        if not ((labels >= 0) & (labels < self.num_classes)).all():
+            raise CorruptData(
+                f"{files[0]} and what lies beside it: labels other than 0 to {self.num_classes - 1}."
+            )
+        log.info("binning %d recordings of dataset=%s", len(labels), self.option)
+        options: dict[str, Any] = {
+            "sensor": self.shape,
+            "steps": self.steps,
+            "by": self.binning,
+            "binary": self.binary,
+        }
+        options |= {"window": self.window, "start": self.start}
+        return labels, (
+            bin_events(events, source=source, **options) for source, events in recordings
+        )
+
+    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
+        """Labels of all recordings, and one after the other its name and its events, times in microseconds."""
+        raise NotImplementedError(f"{type(self).__name__} must define read(files).")
+
+
+class FileEach(EventRecordings):
+    """Recordings in a file each, the label in its path."""
+
+    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
+        """See `EventRecordings.read`."""
+        return np.array([self.label(path) for path in files]), (
+            (str(path), self._read(path)) for path in files
+        )
+
+    def _read(self, path: Path) -> Events:
+        with reading(path):
+            return self.events(path)
+
+    def label(self, path: Path) -> int:
+        """The class of a recording: the number that its folder is called."""
+        if not path.parent.name.isdecimal():
+            raise CorruptData(
+                f"{path}: its folder should be called by the number of its class, 0 to {self.num_classes - 1}."
+            )
+        return int(path.parent.name)
+
+    def events(self, path: Path) -> Events:
+        """The events of a recording."""
+        raise NotImplementedError(f"{type(self).__name__} must define events(path).")
+
+
+class NMNIST(FileEach):
+    """MNIST digits seen by a moving event camera, 60,000 + 10,000 recordings of 0.3 s.
+
+    **Arguments:** see `EventRecordings`.
+
+    Orchard, Jayawant, Cohen & Thakor, *Converting Static Image Datasets to Spiking Neuromorphic Datasets Using Saccades*, 2015.
+    """
+
+    traits = frozenset({"events", "spatial"})
+    option = "nmnist"
+    shape = (2, 34, 34)
+    num_classes = 10
+    patterns = MappingProxyType({"train": "Train/*/*.bin", "test": "Test/*/*.bin"})
+    published = MappingProxyType(
+        {
+            "train": "60,000 recordings of 5 bytes an event, published in train.zip, MD5 20959b8e626244a1b502305a9e6e2031",
+            "test": "10,000 recordings of 5 bytes an event, published in test.zip, MD5 69ca8762b2fe404d9b9bad1103e97832",
+        }
+    )
+
+    def events(self, path: Path) -> Events:
+        """Read with tonic, which also undoes the overflows of the clock."""
+        from tonic.io import read_mnist_file
+
+        if size := path.stat().st_size % 5:
+            raise ValueError(f"{size} bytes are left over after the last event of 5 bytes")
+        return read_mnist_file(str(path), dtype=np.dtype([(name, np.int64) for name in "xytp"]))
+
+
+class DVSGesture(FileEach):
+    """Eleven gestures of 29 people before an event camera, 1,077 + 264 recordings as cut by tonic.
+
+    **Arguments:** see `EventRecordings`.
+
+    Amir et al., *A Low Power, Fully Event-Based Gesture Recognition System*, CVPR 2017.
+    """
+
+    traits = frozenset({"events", "spatial"})
+    option = "dvs_gesture"
+    shape = (2, 128, 128)
+    num_classes = 11
+    start = None
+    patterns = MappingProxyType(
+        {"train": "ibmGestureTrain/*/*.npy", "test": "ibmGestureTest/*/*.npy"}
+    )
+    published = MappingProxyType(
+        {
+            "train": "1,077 arrays user<n>_<light>/<class>.npy, published in ibmGestureTrain.tar.gz, MD5 3a8f0d4120a166bac7591f77409cb105",
+            "test": "264 arrays user<n>_<light>/<class>.npy, published in ibmGestureTest.tar.gz, MD5 56070e45dadaa85fff82e0fbfbc06de5",
+        }
+    )
+
+    def label(self, path: Path) -> int:
+        """The class of a recording: the number that its file is called."""
+        if not path.stem.isdecimal():
+            raise CorruptData(
+                f"{path}: it should be called by the number of its class, 0 to {self.num_classes - 1}."
+            )
+        return int(path.stem)
+
+    def events(self, path: Path) -> Events:
+        """Rows of x, y, p and t, the last in milliseconds."""
+        table = np.load(path, allow_pickle=False)
+        if table.ndim != 2 or table.shape[1] != 4:
+            raise ValueError(f"an array of shape {table.shape}, not rows of x, y, p, t")
+        return {
+            "x": table[:, 0],
+            "y": table[:, 1],
+            "p": table[:, 2],
+            "t": table[:, 3].astype(np.float64) * 1000,
+        }
+
+
+class CIFAR10DVS(FileEach):
+    """CIFAR-10 images moved before an event camera, 10 x 1,000 recordings: the first nine tenths of each class for training.
+
+    Recordings may be the original ones (`.aedat`) or in AEDAT 4, as tonic fetches them (`.aedat4`).
+
+    **Arguments:** see `EventRecordings`.
+
+    Li, Liu, Ji, Li & Shi, *CIFAR10-DVS: An Event-Stream Dataset for Object Classification*, 2017.
+    """
+
+    traits = frozenset({"events", "spatial"})
+    option = "cifar10_dvs"
+    shape = (2, 128, 128)
+    num_classes = 10
+    start = None
+    classes = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
+    patterns = MappingProxyType({"train": "<class>/*.aedat4"})
+    published = MappingProxyType(
+        {
+            "train": "10 x 1,000 recordings, published in CIFAR10DVS.zip, MD5 ce3a4a0682dc0943703bd8f749a7701c"
+        }
+    )
+
+    def files(self, split: str) -> list[Path]:
+        """The first nine tenths of each class, or the others, in the order of their paths."""
+        picked = []
+        for name in self.classes:
+            files = sorted(
+                [*self.folder.glob(f"{name}/*.aedat"), *self.folder.glob(f"{name}/*.aedat4")]
+            )
+            cut = len(files) * 9 // 10
+            picked += files[:cut] if split == "train" else files[cut:]
+        return picked
+
+    def fetch(self) -> None:
+        """Download with tonic."""
+        import tonic
+
+        tonic.datasets.CIFAR10DVS(self.root)
+
+    def label(self, path: Path) -> int:
+        """The class of a recording: that of its folder's name."""
+        return self.classes.index(path.parent.name)
+
+    def events(self, path: Path) -> Events:
+        """AEDAT 4 is read with tonic; AEDAT 2 is lines that start with # and then pairs of big-endian words, address and time."""
+        if path.suffix == ".aedat4":
+            return _aedat4(path)
+        content = path.read_bytes()
+        begin = 0
+        while content[begin : begin + 1] == b"#":
+            begin = content.index(b"\n", begin) + 1
+        words = np.frombuffer(content, ">u4", offset=begin).reshape(-1, 2).astype(np.int64)
+        # the camera lay on its side: bits 8-14 run along the image's width and bits 1-7 along its height, both backwards;
+        # bit 0 is 0 for ON
+        address, t = words.T
+        return {
+            "x": 127 - (address >> 8 & 127),
+            "y": 127 - (address >> 1 & 127),
+            "p": 1 - (address & 1),
+            "t": t,
+        }
+
+
+def _aedat4(path: Path) -> Events:
+    from tonic.io import read_aedat4
+
+    try:
+        events = read_aedat4(str(path))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} is in AEDAT 4, which needs the package aedat: pip install aedat."
+        ) from error
+    return dict(zip("txyp", (events[name] for name in events.dtype.names), strict=True))
+
+
+class CochleaSpikes(EventRecordings):
+    """Spikes of an artificial cochlea, all recordings of a split in one HDF5 file; it is read once, front to back."""
+
+    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
+        """See `EventRecordings.read`; times are seconds in half precision."""
+        (path,) = files
+        with reading(path), _hdf5(path) as file:
+            counts = [len(file[key]) for key in ("labels", "spikes/times", "spikes/units")]
+            if len(set(counts)) > 1:
+                raise ValueError("{} labels, {} times and {} units".format(*counts))
+            return np.asarray(file["labels"][:]).astype(np.int64), self._spikes(path, counts[0])
+
+    def _spikes(self, path: Path, n: int, block: int = 256) -> Iterator[tuple[str, Events]]:
+        for first in range(0, n, block):
+            with reading(path), _hdf5(path) as file:
+                times, units = (
+                    file[f"spikes/{key}"][first : first + block] for key in ("times", "units")
+                )
+            for i, (t, x) in enumerate(zip(times, units, strict=True), first):
+                yield f"{path}, recording {i}", {"t": np.asarray(t, np.float64) * 1e6, "x": x}
+
+
+def _hdf5(path: Path) -> Any:
+    import h5py
+
+    return h5py.File(path, "r")
+
+
+class SHD(CochleaSpikes):
+    """Spoken digits in English and German as spikes of 700 channels, 8,156 + 2,264 recordings.
+
+    **Arguments:** see `EventRecordings`.
+
+    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks*, 2022.
+    """
+
+    traits = frozenset({"events"})
+    option = "shd"
+    shape = (700,)
+    num_classes = 20
+    patterns = MappingProxyType({"train": "shd_train.h5", "test": "shd_test.h5"})
+    published = MappingProxyType(
+        {
+            "train": "8,156 recordings, published in shd_train.h5.zip, MD5 f3252aeb598ac776c1b526422d90eecb",
+            "test": "2,264 recordings, published in shd_test.h5.zip, MD5 1503a5064faa34311c398fb0a1ed0a6f",
+        }
+    )
+
+
+class SSC(CochleaSpikes):
+    """Spoken commands, 35 words, as spikes of 700 channels, 75,466 + 9,981 + 20,382 recordings.
+
+    The middle part is the published validation split; it is used where `val_size` is null.
+
+    **Arguments:** see `EventRecordings`.
+
+    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks*, 2022.
+    """
+
+    traits = frozenset({"events"})
+    option = "ssc"
+    shape = (700,)
+    num_classes = 35
+    patterns = MappingProxyType(
+        {"train": "ssc_train.h5", "val": "ssc_valid.h5", "test": "ssc_test.h5"}
+    )
+    published = MappingProxyType(
+        {
+            "train": "75,466 recordings, published in ssc_train.h5.zip, MD5 d102be95e7144fcc0553d1f45ba94170",
+            "val": "9,981 recordings, published in ssc_valid.h5.zip, MD5 b4eee3516a4a90dd0c71a6ac23a8ae43",
+            "test": "20,382 recordings, published in ssc_test.h5.zip, MD5 a35ff1e9cffdd02a20eb850c17c37748",
+        }
+    )
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        steps: int,
+        batch_size: int,
+        val_size: float | None = None,
+        split_seed: int = 0,
+        folds: int = 0,
+        fold: int = 0,
+        num_workers: int = 0,
+        download: bool = False,
+        binning: Literal["time", "count"] = "time",
+        window: float | None = None,
+        binary: bool = False,
+        cache: bool = True,
+    ):
+        super().__init__(
+            root,
+            steps=steps,
+            batch_size=batch_size,
+            val_size=0.0 if val_size is None else val_size,
+            split_seed=split_seed,
+            folds=folds,
+            fold=fold,
+            num_workers=num_workers,
+            download=download,
+            binning=binning,
+            window=window,
+            binary=binary,
+            cache=cache,
+        )
+        if folds and val_size is None:
+            raise ValueError(
+                "dataset.val_size must be set with dataset.folds: the published validation split is in no fold."
+            )
+        self.published_val = val_size is None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the splits; with `val_size` as null, validation data are the published ones."""
+        if self.samples:
+            return
+        super().setup(stage)
+        if self.published_val:
+            self.samples["val"] = self.load("val")
+            self.indices["val"] = torch.arange(len(self.samples["val"]))
+
+    def fetch(self) -> None:
+        """Download with tonic."""
+        import tonic
+
+        for split in self.published:
+            if not self.files(split):
+                tonic.datasets.SSC(self.root, split="valid" if split == "val" else split)

@@ -1,0 +1,7 @@
+"""How a batch becomes a sequence of inputs, time first."""
+
+from snnrun.encoder.direct import Direct
+from snnrun.encoder.latency import Latency
+from snnrun.encoder.poisson import Poisson
+
+__all__ = ["Direct", "Latency", "Poisson"]

@@ -1,0 +1,89 @@
+"""Which parts fit together: every part states what it is (traits) and what others must be (needs)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from snnrun.config import GROUPS, Choices
+from snnrun.source import Definition, definition
+
+# the one table of words
+TRAITS = {
+    "adaptive": "its threshold adapts to its own spikes",
+    "convolutional": "made of convolutions",
+    "current": "feeds real-valued input",
+    "events": "recordings of an event sensor, with a time axis",
+    "feedforward": "no layer feeds itself",
+    "hard_reset": "a spike sets the potential to a fixed value",
+    "input_spikes": "turns the input into spikes",
+    "intensity": "values between 0 and 1",
+    "leaky": "the potential decays",
+    "potential": "gives out its potential and never fires",
+    "recurrent": "some layers feed themselves",
+    "soft_reset": "a spike subtracts the threshold",
+    "spatial": "samples are images (C, H, W)",
+    "spikes": "gives out spikes",
+    "spiking_output": "the head fires",
+    "static": "samples without a time axis",
+    "stepped": "defined by a step in time",
+    "surrogate": "a surrogate derivative",
+}
+
+
+def part(cfg: Mapping[str, Any], group: str) -> tuple[Definition, dict[str, Any]] | None:
+    """The definition and the values of the part in `group`; None where there is none."""
+    node = cfg.get(group)
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    known = definition(target) if isinstance(target, str) else None
+    return (known, dict(node)) if known and node else None
+
+
+def traits(cfg: Mapping[str, Any]) -> frozenset[str]:
+    """What the chosen parts are, taken together."""
+    return frozenset().union(*(p[0].words("traits", p[1]) for group in GROUPS if (p := part(cfg, group))))
+
+
+def misfits(cfg: DictConfig, choices: Choices, chosen: Mapping[str, Any]) -> list[str]:
+    """One message for every word that a chosen part needs and no chosen part has.
+
+    **Arguments:**
+
+    - `cfg`: a composed configuration.
+    - `choices`: where options that would fit are looked for.
+    - `chosen`: the option of every group.
+    """
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    plain = {str(key): value for key, value in content.items()}
+    present = traits(plain)
+    messages = []
+    for group in GROUPS:
+        found = part(plain, group)
+        missing = sorted(found[0].words("needs", found[1]) - present) if found else []
+        for word in missing:
+            lines = [f"{group}={chosen.get(group)} needs {word}, which none of the chosen parts has."]
+            lines += [f"  {where}   (now {chosen.get(g)})" for g, where in having(word, choices)]
+            messages.append("\n".join(lines))
+    return messages
+
+
+def having(word: str, choices: Choices) -> list[tuple[str, str]]:
+    """The groups and, as text, the options that have a trait; where it hangs on a setting, with that."""
+    rows = []
+    for group in GROUPS:
+        names = []
+        for option in choices.options(group) if group in choices.groups else []:
+            values = choices.load(group, option)
+            known = definition(values["_target_"]) if isinstance(values.get("_target_"), str) else None
+            if known is None:
+                continue
+            if word in known.words("traits", values):
+                names.append(option)
+                continue
+            setting = next((k for k, words in known.literals.get("traits_if", {}).items() if word in words), None)
+            if setting:
+                names.append(f"{option} with {group}.{setting[0]}={str(setting[1]).lower()}")
+        if names:
+            rows.append((group, f"{group}: {', '.join(names)}"))
+    return rows

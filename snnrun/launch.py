@@ -1,0 +1,275 @@
+"""Starting runs: new ones, stopped ones, the same again; and what becomes of errors."""
+
+import errno
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun.check import complain, composed, request, searchpath, sweep
+from snnrun.config import CONF, BadRequest, Choices, cannot_write, claim, foreign, parse
+
+if TYPE_CHECKING:
+    from snnrun.run import Run
+
+log = logging.getLogger("snnrun")
+
+
+def train(words: list[str]) -> int:
+    """No verb: train one configuration, or with -m several."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.prog = "snnrun"
+    args = parser.parse_intermixed_args(words)
+    overrides: list[str] = args.overrides
+    choices = Choices([args.config_dir] if args.config_dir else [], searchpath(overrides))
+    flags = [word for word in words if word not in overrides]
+    looking = args.cfg or args.info or args.shell_completion or args.hydra_help
+    if args.multirun:
+        sweep(choices, overrides)
+    elif not looking:
+        cfg = composed(choices, overrides)
+        folder = run_folder(cfg, overrides)
+        overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [f"hydra.run.dir={quoted(folder)}"]
+    codes: list[int] = []
+
+    def job(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        node = HydraConfig.get()
+        parts = {str(k): v for k, v in node.runtime.choices.items() if not str(k).startswith("hydra/")}
+        codes.append(guarded(cfg, Path(node.runtime.output_dir), parts, list(node.overrides.task)))
+
+    sys.argv = ["snnrun", *flags, *overrides]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    return max(codes, default=0)
+
+
+def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
+    """The directory of a new run, created. One that the user named is taken as it is unless it holds a run."""
+    folder = Path(cfg.hydra.run.dir)
+    if not any(o.startswith("hydra.run.dir=") for o in overrides):
+        return claim(folder).resolve()
+    if (folder / ".hydra").exists():
+        raise BadRequest(
+            f"{folder} holds a run already. Go on with it: snnrun resume {folder}. Or choose another hydra.run.dir."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise BadRequest(cannot_write(folder, error)) from error
+    return folder.resolve()
+
+
+def quoted(folder: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
+
+
+def resume(words: list[str]) -> int:
+    """The verb: go on with a run that was stopped; the end is the same as if it never had been."""
+    run, _ = stored(words, "resume")
+    if status(run.folder) == "completed":
+        print(f"{run.folder} is complete: {run.folder / 'result.json'}. To run it again: snnrun rerun {run.folder}")
+        return 0
+    return guarded(run.cfg, run.folder, run.parts, run.overrides, resuming=True)
+
+
+def rerun(words: list[str]) -> int:
+    """The verb: the same configuration, changed only as asked for, in a new directory."""
+    run, changes = stored(words, "rerun")
+    name = "_".join(str(run.parts.get(group)) for group in ("model", "rule", "dataset"))
+    run.folder = claim(run.folder.parent / f"{timestamp()}_{name}").resolve()
+    prepare(run)
+    return guarded(run.cfg, run.folder, run.parts, [*run.overrides, *changes])
+
+
+def evaluate(words: list[str]) -> int:
+    """The verb: test a checkpoint of a run."""
+    wanted = [w for w in words if w.startswith("ckpt=")]
+    run, _ = stored([w for w in words if w not in wanted], "eval")
+    name = wanted[-1].partition("=")[2] if wanted else "best"
+    checkpoint = run.checkpoints / f"{name}.ckpt" if name in ("best", "last") else Path(name)
+    if name == "best" and not checkpoint.exists():
+        checkpoint = run.checkpoints / "last.ckpt"
+    if not checkpoint.is_file():
+        raise BadRequest(f"There is no checkpoint {checkpoint}. Name one with ckpt=best, ckpt=last or ckpt=FILE.")
+
+    def job() -> int:
+        import json
+
+        from snnrun.run import evaluate, quiet
+
+        quiet()
+        outcome = evaluate(run, checkpoint, bar=sys.stdout.isatty())
+        print(json.dumps(outcome, indent=1))
+        return 0
+
+    return caught(job)
+
+
+def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
+    """The run that a directory holds, with changes applied; nothing in it is executed. Raises `BadRequest`."""
+    folders = [w for w in words if "=" not in w and not w.startswith("-")]
+    after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
+    folders = [w for w in folders if w not in after_flag] or [w for w in folders if (Path(w) / ".hydra").exists()]
+    if len(folders) != 1:
+        raise BadRequest(f"Usage: snnrun {verb} RUN [key=value ...], RUN being the directory of one run.")
+    folder = Path(folders[0]).resolve()
+    choices, overrides = request([w for w in words if w != folders[0]])
+    changes = [o for o in overrides if not o.startswith("hydra.searchpath")]
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise BadRequest(f"{folder} is not the directory of a run: there is no {path.relative_to(folder)} in it.")
+    try:
+        cfg = OmegaConf.load(path)
+        words_then = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+        known = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    except (OSError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        raise BadRequest(f"{folder / '.hydra'} cannot be read: {error}") from error
+    assert isinstance(cfg, DictConfig) and isinstance(words_then, list)
+    refused = foreign(cfg, choices.targets())
+    if refused:
+        raise BadRequest(
+            f"{folder} wants to build {', '.join(refused)}, which is neither snnrun's own nor on your search path."
+            " If you trust it, add the folder whose YAML names it: --config-dir DIR."
+        )
+    apply(cfg, changes)
+    parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
+    set_hydra(choices, folder, parts)
+    complain(choices, cfg, parts)
+    from snnrun.run import Run
+
+    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
+
+
+def apply(cfg: DictConfig, changes: list[str]) -> None:
+    """Set keys of a stored configuration. Raises `BadRequest` for keys that it lacks."""
+    OmegaConf.set_struct(cfg, True)
+    for override in parse(changes):
+        try:
+            OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+        except OmegaConfBaseException as error:
+            raise BadRequest(f"{override.input_line}: {str(error).splitlines()[0]}") from error
+
+
+def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any]) -> None:
+    """Give `${hydra:...}` its values and logging its files, from snnrun's own defaults, for a run that exists."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import configure_log
+
+    cfg = choices.compose([])
+    with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+        cfg.hydra.runtime.output_dir = str(folder)
+        cfg.hydra.runtime.choices.update(parts)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        configure_log(cfg.hydra.job_logging, False)
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError):
+            raise BadRequest(cannot_write(folder, cause)) from error
+        raise
+
+
+def prepare(run: "Run") -> None:
+    """Write the `.hydra` folder of a run that Hydra did not start."""
+    hydra = run.folder / ".hydra"
+    hydra.mkdir()
+    OmegaConf.save(run.cfg, hydra / "config.yaml")
+    OmegaConf.save(OmegaConf.create(run.overrides), hydra / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}}), hydra / "hydra.yaml")
+    set_hydra(Choices(), run.folder, run.parts)
+
+
+def timestamp() -> str:
+    """Now, as part of a directory's name."""
+    from datetime import datetime
+
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def status(folder: Path) -> str | None:
+    """The status that a run's `result.json` states; None if there is none."""
+    import json
+
+    try:
+        return json.loads((folder / "result.json").read_text())["status"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def guarded(cfg: DictConfig, folder: Path, parts: dict[str, Any], overrides: list[str], *, resuming: bool = False) -> int:
+    """Run, whatever happens write `result.json`, and return the exit code."""
+    from snnrun import result
+    from snnrun.run import Run, quiet, train
+
+    quiet()
+    run = Run(cfg, folder, parts, overrides)
+
+    def job() -> int:
+        outcome = train(run, bar=sys.stdout.isatty(), resume=resuming)
+        result.write(outcome, folder)
+        for line in result.footer(outcome, folder):
+            log.info(line)
+        return 0
+
+    def fail(status: str, error: str | None) -> None:
+        try:
+            result.write(result.unfinished(run, status, error), folder)
+        except OSError as problem:
+            print(cannot_write(folder, problem), file=sys.stderr)
+
+    return caught(job, fail, folder)
+
+
+def caught(job: Callable[[], int], fail: Callable[[str, str | None], None] | None = None, folder: Path | None = None) -> int:
+    """Do a job; turn what goes wrong into a message, a status and an exit code."""
+    from snnrun.callback import Interrupted
+    from snnrun.dataset import CorruptData, MissingData
+    from snnrun.learner import NotFinite
+
+    def stop(code: int, message: str, status: str = "failed") -> int:
+        log.error(message) if folder else print(message, file=sys.stderr)
+        if fail:
+            fail(status, None if status == "interrupted" else message)
+        return code
+
+    try:
+        return job()
+    except (Interrupted, KeyboardInterrupt):
+        return stop(130, f"Interrupted. Go on with: snnrun resume {folder}", "interrupted")
+    except (BadRequest, MissingData) as error:
+        return stop(2, str(error))
+    except (CorruptData, NotFinite) as error:
+        return stop(1, str(error))
+    except Exception as error:
+        disk = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)), None)
+        if disk and folder:
+            return stop(1, f"{cannot_write(folder, disk)} What was finished is kept; make room, then: snnrun resume {folder}")
+        trace = traceback.format_exc()
+        if folder is None:
+            raise
+        try:
+            with (folder / "log.txt").open("a") as file:
+                file.write(trace)
+        except OSError:
+            print(trace, file=sys.stderr)
+        return stop(1, f"{type(error).__name__}: {error}\nThe traceback is in {folder / 'log.txt'}.")
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """An exception and its causes."""
+    return [] if error is None else [error, *chain(error.__cause__ or error.__context__)]
+
+

@@ -1,0 +1,266 @@
+"""The only LightningModule: it feeds batches to a network, lets the rule make gradients, and scores."""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from snnrun.metric import Activity, Tally
+from snnrun.rule import Rule
+from snnrun.task import Classification
+
+
+class NotFinite(FloatingPointError):
+    """The loss is NaN or infinite; the message names the layer where it began."""
+
+
+class Learner(LightningModule):
+    """Assembles encoder, network, readout, loss and rule, and is trained by Lightning.
+
+    **Arguments:**
+
+    - `net`: the network, `(T, B, ...)` to `(T, B, num_classes)`.
+    - `encoder`: a prepared batch to `(T, B, ...)`.
+    - `readout`: `(T, B, num_classes)` to `(B, num_classes)`.
+    - `criterion`: the loss of an output sequence.
+    - `rule`: how gradients arise.
+    - `task`: what is scored and monitored.
+    - `transform`: a raw batch to floats, normalised, augmented in training.
+    - `static`: whether batches lack a time axis.
+    - `num_classes`: number of classes.
+    - `optimizer`: factory, from parameters.
+    - `scheduler`: factory, from the optimiser and the number of intervals; None for a constant rate.
+    - `interval`: `step` or `epoch`: when the scheduler advances.
+    """
+
+    def __init__(
+        self,
+        *,
+        net: nn.Module,
+        encoder: nn.Module,
+        readout: nn.Module,
+        criterion: nn.Module,
+        rule: Rule,
+        task: Classification,
+        transform: Callable[[Tensor, bool], Tensor],
+        static: bool,
+        num_classes: int,
+        optimizer: Callable[[Iterable[Any]], Optimizer],
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        interval: str = "step",
+    ):
+        super().__init__()
+        self.net, self.encoder, self.readout, self.criterion = net, encoder, readout, criterion
+        self.rule, self.task, self.transform, self.static = rule, task, transform, static
+        self.num_classes = num_classes
+        self.make_optimizer, self.make_scheduler, self.interval = optimizer, scheduler, interval
+        self.activity = Activity(net)
+        self.tally = task.tally(num_classes)
+        self.scores: dict[str, float] = {}  # of the last validation or test
+        self.history: list[dict[str, float]] = []  # a row an epoch
+        self.resumed: dict[str, Any] | None = None
+        self.resumed_epochs = 0
+        self.schedule: LRScheduler | None = None
+        self.started = 0.0
+
+    # --- one batch
+
+    def prepare(self, x: Tensor, train: bool) -> Tensor:
+        """A raw batch as the encoder takes it: transformed, and time first."""
+        x = self.transform(x, train)
+        return x if self.static else x.transpose(0, 1).contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A prepared batch to `(T, B, num_classes)`."""
+        return self.net(self.encoder(x))
+
+    def score(self, out: Tensor, y: Tensor) -> Tensor:
+        """The criterion of an output sequence, counted towards loss and accuracy."""
+        loss = self.criterion(out, y, readout=self.readout)
+        self.tally.update(loss, self.readout(out.detach()), y)
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The rule's loss of a batch. Raises `NotFinite`."""
+        x, y, _ = batch
+        x = self.prepare(x, train=True)
+        loss = self.rule.loss(self, x, y)
+        if not torch.isfinite(loss):
+            raise NotFinite(self._trace_not_finite(loss, x))
+        return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning calls this with the scaled loss; the rule decides."""
+        self.rule.backward(self, loss)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, project the weights, advance the schedule."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            self.rule.constrain(self.net)
+        if self.schedule and self.interval == "step":
+            self.schedule.step()
+
+    def sync_gradients(self) -> None:
+        """Average `p.grad` over all processes."""
+        if self.trainer.world_size > 1:
+            for p in self.net.parameters():
+                if p.grad is not None:
+                    p.grad.copy_(self.trainer.strategy.reduce(p.grad, reduce_op="mean"))
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, y, _ = batch
+        encoded = self.encoder(self.prepare(x, train=False))
+        current = self.static and "input_spikes" not in self.encoder.traits
+        with self.activity.watch(encoded, current=current):  # pyright: ignore[reportArgumentType]
+            out = self.net(encoded)
+        self.score(out, y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Score a validation batch."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Score a test batch."""
+        self._evaluate(batch)
+
+    # --- epochs
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        """Set the training counts aside."""
+        self.train_tally, self.tally = self.tally, self.task.tally(self.num_classes)
+        self.activity.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Read the validation counts and take the training counts up again."""
+        self.scores = self._read(self.tally, "val")
+        self.tally = self.train_tally
+
+    def on_test_epoch_start(self) -> None:
+        """Count from zero."""
+        self.tally = self.task.tally(self.num_classes)
+        self.activity.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Read the test counts."""
+        self.scores = self._read(self.tally, "test")
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's row, before any checkpoint of it, and make the monitored metric known."""
+        rate = self.activity.rate()
+        row = {
+            "epoch": float(self.current_epoch),
+            **self._read(self.tally, "train"),
+            **self.scores,
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self.started,
+            **({} if rate is None else {"spikes/rate": rate}),
+            **{f"spikes/rate/{name}": value for name, value in self.activity.rates().items()},
+            **{f"spikes/silent/{name}": value for name, value in self.activity.silent().items()},
+        }
+        self.history.append(row)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row, step=self.global_step)
+        for name in (self.task.monitor, "train/acc", "train/loss", "val/acc", "val/loss"):
+            if name in row:
+                self.log(name, row[name], logger=False, batch_size=1)
+        if self.schedule and self.interval == "epoch":
+            self.schedule.step()
+        self.rule.epoch_end(self, row)
+        self.tally = self.task.tally(self.num_classes)
+
+    def _read(self, tally: Tally, split: str) -> dict[str, float]:
+        if tally.sums is not None and self.trainer.world_size > 1:
+            tally.sums = self.trainer.strategy.reduce(tally.sums, reduce_op="sum")
+        return {f"{split}/{name}": value for name, value in tally.compute().items()}
+
+    # --- optimiser
+
+    def configure_optimizers(self) -> Optimizer:
+        """The configured optimiser; its schedule is advanced and saved here, so that no step is lost on `resume`."""
+        optimizer = self.make_optimizer(self.rule.param_groups(self.net))
+        if self.make_scheduler:
+            intervals = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
+            self.schedule = self.make_scheduler(optimizer, int(intervals or 1))
+            if self.resumed:
+                self.schedule.load_state_dict(self.resumed["schedule"])
+        return optimizer
+
+    # --- checkpoints: random states and the place in the epoch, so that a resumed run equals one never stopped
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add random states, the position in the epoch and the running counts."""
+        version, internal, gauss = random.getstate()
+        numpy_state = np.random.get_state(legacy=True)
+        checkpoint["snnrun"] = {
+            "schedule": self.schedule.state_dict() if self.schedule else {},
+            "tally": self.tally.sums,
+            "history": self.history,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": [version, list(internal), gauss],
+            "numpy": [numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:]],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the rule rebuild the network for the weights; keep the rest for `on_train_start`."""
+        self.rule.prepare_load(self.net, checkpoint)
+        self.resumed = checkpoint["snnrun"]
+        self.history = self.resumed["history"]
+        self.resumed_epochs = len(self.history)
+
+    def on_train_start(self) -> None:
+        """Restore random states and counts, after everything that draws random numbers at the start of a fit."""
+        self.started = time.perf_counter()
+        if self.resumed is None:
+            return
+        state, self.resumed = self.resumed, None
+        self.tally.sums = state["tally"]
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, *rest = state["numpy"]
+        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+
+    # --- diagnosis
+
+    @torch.no_grad()
+    def _trace_not_finite(self, loss: Tensor, x: Tensor) -> str:
+        where = f"at epoch {self.current_epoch}, step {self.global_step}"
+        first: list[str] = []
+
+        def check(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, out: Any) -> None:
+                if not first and isinstance(out, Tensor) and not torch.isfinite(out).all():
+                    first.append(name)
+
+            return hook
+
+        hooks = [module.register_forward_hook(check(name)) for name, module in self.net.named_modules() if name]
+        try:
+            self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        value = float(loss)
+        if not first:
+            return f"The loss is {value} {where}, though every layer's output is finite: look at the loss and the readout."
+        weights = [n for n, p in self.net.get_submodule(first[0]).named_parameters() if not torch.isfinite(p).all()]
+        cause = f"its {', '.join(weights)} is not finite: a step was too long" if weights else "its weights are finite"
+        return (
+            f"The loss is {value} {where}. The first layer whose output is not finite is {first[0]}; {cause}."
+            " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."
+        )

@@ -1,0 +1,86 @@
+"""The metrics file."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class CSV(Logger):
+    """Appends a row of metrics an epoch to `metrics.csv`; a row that was written is on the disk.
+
+    **Arguments:**
+
+    - `save_dir`: the folder of the file.
+    """
+
+    def __init__(self, save_dir: str):
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        """What Lightning calls this logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one file a run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the file."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration is in `.hydra/config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one row. A metric not seen before becomes a new column of the whole file."""
+        row = {"step": step, **metrics}
+        rows = self.rows()
+        columns = list(rows[0]) if rows else []
+        new = [name for name in row if name not in columns]
+        if not columns or new:
+            self._rewrite([*columns, *new], [*rows, row])
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+
+    @rank_zero_only
+    def truncate(self, step: int) -> None:
+        """Remove the rows beyond `step`: those of epochs that will be run again."""
+        rows = self.rows()
+        kept = [row for row in rows if int(row["step"]) <= step]
+        if rows and (len(kept) < len(rows) or not self.path.read_text().endswith("\n")):
+            self._rewrite(list(rows[0]), kept)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far, as text; a last row that was cut off by a crash is left out."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text()
+        complete = text[: text.rfind("\n") + 1]
+        return list(csv.DictReader(io.StringIO(complete, newline="")))
+
+    def _rewrite(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        try:
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+"""What is measured: accuracy, firing, synaptic operations and energy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrun.model.layers import Layer, layers
+from snnrun.neuron import Neuron
+
+MAC_PJ, AC_PJ = 4.6, 0.9
+FORMULA = (
+    f"E = {MAC_PJ} pJ * MAC + {AC_PJ} pJ * AC per sample (45 nm, 32-bit float: Horowitz 2014); a MAC where a layer's input is"
+    " a current, one AC for each spike and synapse elsewhere; memory access, which costs more, is not counted"
+)
+
+
+class Tally:
+    """Loss and accuracy of classification, summed where the data are and read once an epoch.
+
+    **Arguments:**
+
+    - `num_classes`: top-5 accuracy is taken where there are more than ten.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.sums: Tensor | None = None  # samples, loss, correct, correct among the best five
+
+    def update(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        """Add a batch."""
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+        n = torch.tensor(float(len(y)), device=y.device)
+        now = torch.stack([n, loss.detach().float() * n, top[:, 0].sum(), top.sum()]).double()
+        self.sums = now if self.sums is None else self.sums + now
+
+    def compute(self) -> dict[str, float]:
+        """`loss`, `acc` and, with more than ten classes, `acc5`, in percent; empty if nothing was added."""
+        if self.sums is None:
+            return {}
+        n, loss, correct, among_five = self.sums.tolist()
+        scores = {"loss": loss / n, "acc": 100 * correct / n}
+        return scores | {"acc5": 100 * among_five / n} if self.num_classes > 10 else scores
+
+
+class Activity:
+    """Spikes and synaptic operations of every layer, counted by hooks while `watch` is open.
+
+    **Arguments:**
+
+    - `net`: a network of `Layer`s.
+    """
+
+    def __init__(self, net: nn.Module):
+        self.names = {layer: name for name, layer in layers(net)}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.samples = 0
+        self.fired: dict[str, Tensor] = {}  # spikes of every neuron, over time and samples
+        self.slots: dict[str, int] = {}  # time steps times samples
+        self.accumulates: dict[str, Tensor] = {}
+        self.multiplies: dict[str, Tensor] = {}
+        self.dense: dict[str, int] = {}  # operations of one dense pass over one sample
+
+    @contextmanager
+    def watch(self, x: Tensor, *, current: bool) -> Iterator[None]:
+        """Count everything that the network does inside.
+
+        **Arguments:**
+
+        - `x`: the network's input `(T, B, ...)`.
+        - `current`: whether `x` is a current rather than spikes; layers that read it multiply.
+        """
+        self.samples += x.shape[1]
+        source = x.untyped_storage().data_ptr() if current else None
+
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            assert isinstance(layer, Layer)
+            analog = inputs[0].untyped_storage().data_ptr() == source
+            self._count(self.names[layer], layer, inputs[0].detach(), out.detach(), analog)
+
+        hooks = [layer.register_forward_hook(count) for layer in self.names]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _count(self, name: str, layer: Layer, x: Tensor, out: Tensor, analog: bool) -> None:
+        if isinstance(layer.neuron, Neuron) and "potential" not in layer.neuron.traits:
+            spikes = layer.neuron.spikes(out).abs().sum((0, 1), dtype=torch.float32)
+            self.fired[name] = self.fired[name] + spikes if name in self.fired else spikes
+            self.slots[name] = self.slots.get(name, 0) + out.shape[0] * out.shape[1]
+        self.dense[name] = 0
+        for synapse, source, last in ((layer.synapse, x, None), (layer.recurrent, out, -1)):
+            fan_out = fan_out_of(synapse, source)
+            if fan_out is None:
+                continue
+            dense = fan_out.expand(source.shape[2:]).sum(dtype=torch.float64)
+            self.dense[name] += int(dense)
+            if analog and synapse is layer.synapse:
+                steps = 1 if source.stride(0) == 0 else len(source)  # a constant current is multiplied once
+                done, made = self.multiplies, dense * steps * source.shape[1]
+            else:
+                active = source[:last].ne(0).sum((0, 1), dtype=torch.float32)
+                done, made = self.accumulates, (active * fan_out).sum(dtype=torch.float64)
+            done[name] = done[name] + made if name in done else made
+
+    def rates(self) -> dict[str, float]:
+        """Spikes a neuron and time step, for each spiking layer."""
+        return {name: float(fired.mean()) / self.slots[name] for name, fired in self.fired.items()}
+
+    def silent(self) -> dict[str, float]:
+        """Share of neurons that never fired, for each spiking layer."""
+        return {name: float(fired.eq(0).float().mean()) for name, fired in self.fired.items()}
+
+    def rate(self) -> float | None:
+        """Spikes a neuron and time step over all layers; None if there are no spiking layers."""
+        places = sum(fired.numel() * self.slots[name] for name, fired in self.fired.items())
+        return sum(float(fired.sum()) for fired in self.fired.values()) / places if places else None
+
+    def operations(self) -> dict[str, Any]:
+        """Operations and energy of one sample, beside those of an ANN of the same shape."""
+        n = max(self.samples, 1)
+        ac = sum(float(made) for made in self.accumulates.values()) / n
+        mac = sum(float(made) for made in self.multiplies.values()) / n
+        dense = sum(self.dense.values())
+        return {
+            "ac": round(ac),
+            "mac": round(mac),
+            "ann_mac": dense,
+            "energy_nj": round((MAC_PJ * mac + AC_PJ * ac) / 1000, 3),
+            "ann_energy_nj": round(MAC_PJ * dense / 1000, 3),
+            "formula": FORMULA,
+        }
+
+
+def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
+    """Outgoing connections of every input, broadcastable to one step of one sample; None for a synapse without weights.
+
+    **Arguments:**
+
+    - `synapse`: the module; `nn.Linear` and `nn.Conv2d` are counted.
+    - `x`: its input `(T, B, ...)`.
+    """
+    match synapse:
+        case nn.Linear():
+            return torch.tensor(float(synapse.out_features), device=x.device)
+        case nn.Conv2d(padding=tuple(padding)):
+            ones = torch.ones((1, 1, *x.shape[-2:]), device=x.device)
+            windows = functional.unfold(ones, synapse.kernel_size, synapse.dilation, padding, synapse.stride)
+            reach = functional.fold(
+                windows, tuple(x.shape[-2:]), synapse.kernel_size, synapse.dilation, padding, synapse.stride
+            )
+            return reach[0] * (synapse.out_channels // synapse.groups)
+        case _:
+            return None

@@ -1,0 +1,129 @@
+"""What models are made of: layers, pools and dropouts over time."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrun.neuron.base import Neuron, recall, remember
+
+NeuronFactory = Callable[[int], Neuron]
+NormFactory = Callable[[int], nn.Module | None]
+HeadFactory = Callable[[int, int], "Layer"]
+
+
+def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a stateless module to every step of `x` (T, B, ...), all steps as one batch; once if they are all the same."""
+    if x.stride(0) == 0 and len(x) > 1:
+        y = module(x[0])
+        return y.expand(len(x), *y.shape)
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class Layer(nn.Module):
+    """Synapse, normalisation, neuron: the unit that rules read and replace.
+
+    **Arguments:**
+
+    - `synapse`: a stateless module such as `nn.Linear`, `nn.Conv2d` or `nn.Identity`.
+    - `norm`: a module on `(T, B, C, ...)`, or None.
+    - `neuron`: a `Neuron`, or None for a layer that passes its current on.
+    - `recurrent`: weights from the layer's own last output to its input; makes the layer step in a loop.
+    """
+
+    def __init__(
+        self, synapse: nn.Module, norm: nn.Module | None, neuron: nn.Module | None, recurrent: nn.Module | None = None
+    ):
+        super().__init__()
+        self.synapse, self.norm, self.recurrent = synapse, norm, recurrent
+        self.neuron = nn.Identity() if neuron is None else neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(T, B, ...)` to `(T, B, ...)`."""
+        current = x if isinstance(self.synapse, nn.Identity) else over_time(self.synapse, x)
+        if self.norm is not None:
+            current = self.norm(current)
+        return self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
+
+    def _loop(self, current: Tensor, recurrent: nn.Module) -> Tensor:
+        assert isinstance(self.neuron, Neuron)
+        carried = recall(self)
+        last, state = (carried[0], carried[1:]) if carried else (None, None)
+        out = []
+        for current_t in current.unbind(0):
+            if last is None:
+                last = torch.zeros_like(current_t)
+            x_t = current_t + recurrent(last)
+            if state is None:
+                state = self.neuron.init_state(x_t.float() if x_t.dtype.itemsize < 4 else x_t)
+            y, state = self.neuron.kernel(self.neuron, x_t.unsqueeze(0), state)
+            last = y[0]
+            out.append(last)
+        if last is not None and state is not None:
+            remember(self, (last, *state))
+        return torch.stack(out)
+
+
+class Pool(nn.Module):
+    """Spatial pooling of every step.
+
+    **Arguments:**
+
+    - `kind`: `max` or `avg`.
+    - `size`: side of the square window, also the stride; what does not fill a window is left out.
+    """
+
+    def __init__(self, kind: Literal["max", "avg"], size: int):
+        super().__init__()
+        self.kind, self.size = kind, size
+
+    def extra_repr(self) -> str:
+        """Kind and size."""
+        return f"{self.kind}, {self.size}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(T, B, C, H, W)` to `(T, B, C, H // size, W // size)`."""
+        pool = functional.max_pool2d if self.kind == "max" else functional.avg_pool2d
+        return over_time(lambda y: pool(y, self.size), x)
+
+
+class Dropout(nn.Module):
+    r"""Dropout whose mask is the same at every step, scaled by $1/(1-p)$; nothing in evaluation.
+
+    **Arguments:**
+
+    - `p`: probability of dropping an element.
+
+    Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, section 2.4.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {p}.")
+        self.p = p
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"p={self.p}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(T, B, ...)` to the same shape."""
+        if not self.training or self.p == 0 or len(x) == 0:
+            return x
+        carried = recall(self)
+        mask = functional.dropout(torch.ones_like(x[0]), self.p) if carried is None else carried[0]
+        remember(self, (mask,))
+        return x * mask
+
+
+def layers(net: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """The named layers of a network, in the order of their definition."""
+    return ((name, part) for name, part in net.named_modules() if isinstance(part, Layer))
+
+
+def parts(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The named layers, pools and dropouts of a network, in the order of their definition."""
+    return ((name, part) for name, part in net.named_modules() if isinstance(part, Layer | Pool | Dropout))

@@ -1,0 +1,11 @@
+"""Neuron models."""
+
+from snnrun.neuron.alif import ALIF
+from snnrun.neuron.base import Kernel, Neuron, State, carry, scan
+from snnrun.neuron.cuba_lif import CubaLIF
+from snnrun.neuron.integrate import IF
+from snnrun.neuron.li import LI
+from snnrun.neuron.lif import LIF
+from snnrun.neuron.plif import PLIF
+
+__all__ = ["ALIF", "IF", "LI", "LIF", "PLIF", "CubaLIF", "Kernel", "Neuron", "State", "carry", "scan"]

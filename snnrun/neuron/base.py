@@ -1,0 +1,105 @@
+"""What a neuron is: a pure step, the loop over time, and state that may outlive a call."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+Kernel = Callable[["Neuron", Tensor, State], tuple[Tensor, State]]
+
+_memory: ContextVar[dict[nn.Module, State] | None] = ContextVar("carried state", default=None)
+
+
+def scan(neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
+    """Run `neuron.step` over the leading axis of `x`: the reference that every other kernel must equal.
+
+    State is kept in float32 under mixed precision; the output has the dtype of `x`.
+    """
+    out = []
+    for x_t in x.unbind(0):  # x[t] in a loop would make the backward pass O(T^2)
+        out_t, state = neuron.step(wide(x_t), state)
+        out.append(out_t.to(x.dtype))
+    return torch.stack(out), state
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32, or in its own dtype if that is wider."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Neuron(nn.Module):
+    """A layer of neurons: `(T, B, ...)` currents in, `(T, B, ...)` outputs of the same shape.
+
+    A subclass writes `init_state` and a pure `step`; `forward` is never overridden. No state is kept on the module.
+    """
+
+    traits: frozenset[str] = frozenset()
+    kernel: Kernel = staticmethod(scan)
+
+    def init_state(self, x: Tensor) -> State:
+        """The state before the first step; `x` is one step of input, float32 or wider."""
+        return ()
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: input current and state to output and new state. Pure: it is traced, differentiated and printed."""
+        raise NotImplementedError(f"{type(self).__name__} must define step(x, state).")
+
+    def spikes(self, out: Tensor) -> Tensor:
+        """The number of spikes in `out`, elementwise; what firing rates and synaptic operations are counted from."""
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the whole sequence through `kernel`."""
+        if len(x) == 0:
+            return x
+        state = recall(self)
+        out, state = self.kernel(self, x, self.init_state(wide(x[0])) if state is None else state)
+        remember(self, state)
+        return out
+
+
+@contextmanager
+def carry(net: nn.Module, *, detach: bool = False) -> Iterator[None]:
+    """Keep the state of all parts of `net` between its calls, so that chunks in a row equal the whole sequence.
+
+    **Arguments:**
+
+    - `net`: the network to stream through.
+    - `detach`: cut the gradient between calls (truncated backpropagation through time).
+    """
+    memory = _Memory(detach)
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+class _Memory(dict[nn.Module, State]):
+    def __init__(self, detach: bool):
+        super().__init__()
+        self.detach = detach
+
+    def __setitem__(self, part: nn.Module, state: State) -> None:
+        super().__setitem__(part, tuple(s.detach() for s in state) if self.detach else state)
+
+
+def recall(part: nn.Module) -> State | None:
+    """The state that `part` left at its last call inside `carry`; None outside, or at the first call."""
+    memory = _memory.get()
+    return None if memory is None else memory.get(part)
+
+
+def remember(part: nn.Module, state: State) -> None:
+    """Keep `state` for the next call of `part`, if there is a `carry` around."""
+    memory = _memory.get()
+    if memory is not None:
+        memory[part] = state
+
+
+def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter of shape (1,) or (C,) shaped to broadcast against one step `(B, C, ...)`."""
+    return parameter if parameter.numel() == 1 else parameter.view(-1, *[1] * (x.dim() - 2))

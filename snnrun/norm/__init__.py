@@ -1,0 +1,5 @@
+"""Normalisation between synapse and neuron."""
+
+from snnrun.norm.batch import BNTT, BatchNorm
+
+__all__ = ["BNTT", "BatchNorm"]

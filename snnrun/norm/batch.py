@@ -1,0 +1,82 @@
+"""Batch normalisation of sequences."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrun.neuron.base import recall, remember
+
+
+class BatchNorm(nn.Module):
+    r"""Batch normalisation with statistics over time, batch and space.
+
+    $$y = w \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + b, \qquad \mu, \sigma^2 \text{ over } T, B \text{ and space}$$
+
+    An input that is the same at every step (stride 0 over time) is normalised once.
+
+    **Arguments:**
+
+    - `channels`: number of channels; the model passes it.
+    - `eps`: added to the variance.
+    - `momentum`: weight of the newest batch in the running statistics.
+
+    Ioffe & Szegedy 2015, over time as in Zheng et al., *Going deeper with directly-trained larger SNNs*, AAAI 2021.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(T, B, C, ...)` to the same shape."""
+        once = x.stride(0) == 0 and len(x) > 1
+        merged = x[0] if once else x.flatten(0, 1)
+        y = functional.batch_norm(
+            merged, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+        return y.expand(x.shape) if once else y.view(x.shape)
+
+
+class BNTT(nn.Module):
+    r"""Batch normalisation through time: statistics and gain of its own for every step.
+
+    $$y_t = \gamma_t \frac{x_t - \mu_t}{\sqrt{\sigma_t^2 + \epsilon}}, \qquad \mu_t, \sigma_t^2 \text{ over } B \text{ and space}$$
+
+    **Arguments:**
+
+    - `channels`: number of channels; the model passes it.
+    - `steps`: number of time steps T; longer input is refused.
+    - `eps`: added to the variance.
+    - `momentum`: weight of the newest batch in the running statistics.
+
+    Kim & Panda, *Revisiting batch normalization for training low-latency deep SNNs from scratch*, 2021, eq. 4.
+    """
+
+    def __init__(self, channels: int, steps: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(steps, channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(steps, channels))
+        self.register_buffer("running_var", torch.ones(steps, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(T, B, C, ...)` to the same shape. Raises `ValueError` if the input is longer than `steps`."""
+        carried = recall(self)
+        start = 0 if carried is None else int(carried[0])
+        if start + len(x) > len(self.weight):
+            raise ValueError(f"norm=bntt was built for {len(self.weight)} steps, got step {start + len(x)}.")
+        remember(self, (torch.tensor(start + len(x)),))
+        steps = []
+        for t, x_t in enumerate(x.unbind(0), start):
+            mean, var = self.running_mean[t], self.running_var[t]
+            steps.append(
+                functional.batch_norm(x_t, mean, var, self.weight[t], None, self.training, self.momentum, self.eps)
+            )
+        return torch.stack(steps)

@@ -1,0 +1,77 @@
+"""How the output sequence of a network becomes one score a class, and what the last layer is."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+
+from snnrun.model.layers import Layer, NormFactory
+from snnrun.neuron import Neuron
+
+
+class Readout(nn.Module):
+    r"""The head of a network and the reduction of its outputs over time.
+
+    $$z = \mathrm{reduce}_t\, o_t, \qquad o_t = n(\mathrm{norm}(W x_t + b))$$
+
+    **Arguments:**
+
+    - `reduce`: `mean`, `sum`, `last` or `max` over time.
+    - `neuron`: factory of the output neuron; null for a plain Linear head.
+    - `norm`: factory of a normalisation before it; null for none.
+    - `bias`: give the head a bias.
+
+    The plain head with the mean is the default everywhere: a spiking output has logits between 0 and 1 under cross
+    entropy, which costs points.
+    """
+
+    def __init__(
+        self,
+        reduce: Literal["mean", "sum", "last", "max"] = "mean",
+        neuron: Callable[[int], Neuron] | None = None,
+        norm: NormFactory | None = None,
+        bias: bool = True,
+    ):
+        super().__init__()
+        if reduce not in ("mean", "sum", "last", "max"):
+            raise ValueError(f"reduce must be mean, sum, last or max, got {reduce!r}.")
+        self.reduce, self.neuron, self.norm, self.bias = reduce, neuron, norm, bias
+
+    def head(self, features: int, classes: int) -> Layer:
+        """The last layer of a network."""
+        norm = self.norm(classes) if self.norm else None
+        neuron = self.neuron(classes) if self.neuron else None
+        return Layer(nn.Linear(features, classes, bias=self.bias), norm, neuron)
+
+    def forward(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to `(B, C)`."""
+        match self.reduce:
+            case "mean":
+                return out.mean(0)
+            case "sum":
+                return out.sum(0)
+            case "last":
+                return out[-1]
+            case _:
+                return out.amax(0)
+
+
+class SpikingReadout(Readout):
+    r"""A head of spiking neurons, read by rate or count.
+
+    $$z = \frac{1}{T} \sum_t s_t \quad \text{or} \quad z = \sum_t s_t, \qquad s_t = n(W x_t + b)$$
+
+    **Arguments:** as `Readout`; `neuron` is the network's own.
+    """
+
+    traits = frozenset({"spiking_output"})
+    needs = frozenset({"spikes"})
+
+
+class IntegratorReadout(Readout):
+    r"""A head of integrators that never fire, read by their potential.
+
+    $$z = \max_t v_t \quad \text{or} \quad z = v_T$$
+
+    **Arguments:** as `Readout`; `neuron` is an integrator such as `snnrun.neuron.LI`.
+    """

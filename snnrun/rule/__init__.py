@@ -1,0 +1,5 @@
+"""Learning rules."""
+
+from snnrun.rule.base import BPTT, Learning, Rule
+
+__all__ = ["BPTT", "Learning", "Rule"]

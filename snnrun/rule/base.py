@@ -1,0 +1,104 @@
+"""What a learning rule is, and the one that all others change: surrogate gradients through time."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.neuron.base import Kernel, Neuron, carry
+
+
+class Learning(Protocol):
+    """What a rule sees of the learner."""
+
+    net: nn.Module
+    encoder: nn.Module
+    readout: Callable[[Tensor], Tensor]
+    criterion: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Encode a batch and run the network: `(T, B, num_classes)`."""
+        ...
+
+    def score(self, out: Tensor, y: Tensor) -> Tensor:
+        """The criterion of an output sequence; training metrics are taken from it too."""
+        ...
+
+    def sync_gradients(self) -> None:
+        """Average gradients that a rule wrote by hand over all processes."""
+        ...
+
+
+class Rule(nn.Module):
+    """A gradient estimator: it leaves its estimate in `p.grad`, and the configured optimiser applies it.
+
+    A rule overrides as little as it can; every method has the meaning of backpropagation through time as its default.
+    """
+
+    traits: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+
+    def kernel(self, neuron: Neuron) -> Kernel:
+        """How one layer of neurons runs over time and differentiates."""
+        return type(neuron).kernel
+
+    def adapt(self, net: nn.Module) -> nn.Module:
+        """The network that is trained; called once, before the optimiser exists."""
+        return net
+
+    def loss(self, learner: Learning, x: Tensor, y: Tensor) -> Tensor:
+        """What is minimised on a batch `x` (prepared, not yet encoded) with labels `y`."""
+        return learner.score(learner(x), y)
+
+    def backward(self, learner: Learning, loss: Tensor) -> None:
+        """Fill `p.grad`. A rule that writes gradients by hand ends with `learner.sync_gradients()`."""
+        loss.backward()
+
+    def constrain(self, net: nn.Module) -> None:
+        """Project the weights after each optimiser step."""
+
+    def epoch_end(self, learner: Learning, metrics: dict[str, float]) -> None:
+        """Advance a schedule after an epoch."""
+
+    def prepare_load(self, net: nn.Module, state: dict[str, Any]) -> None:
+        """Bring the network to the stage at which `state` was saved, before its weights are loaded."""
+
+    def deploy(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+        """The network that is tested."""
+        return net
+
+    def param_groups(self, net: nn.Module) -> Iterable[Any]:
+        """What the optimiser gets."""
+        return net.parameters()
+
+
+class BPTT(Rule):
+    r"""Backpropagation through time with surrogate gradients.
+
+    $$\frac{\partial L}{\partial W} = \sum_t \frac{\partial L}{\partial h_t} \frac{\partial h_t}{\partial W}, \qquad
+      \frac{\partial s_t}{\partial h_t} := \sigma'(h_t - \theta)$$
+
+    **Arguments:**
+
+    - `truncate`: let gradients flow back over at most one chunk of this many steps; 0 for the whole sequence. The
+      forward pass is the same.
+
+    Neftci, Mostafa & Zenke, *Surrogate gradient learning in spiking neural networks*, 2019; truncation: Williams & Peng 1990.
+    """
+
+    needs = frozenset({"stepped"})
+
+    def __init__(self, truncate: int = 0):
+        super().__init__()
+        if truncate < 0:
+            raise ValueError(f"rule.truncate must be 0 (whole sequence) or a number of steps, got {truncate}.")
+        self.truncate = truncate
+
+    def loss(self, learner: Learning, x: Tensor, y: Tensor) -> Tensor:
+        """The criterion of the whole sequence."""
+        if not self.truncate:
+            return super().loss(learner, x, y)
+        with carry(learner.net, detach=True):
+            out = torch.cat([learner.net(chunk) for chunk in learner.encoder(x).split(self.truncate)])
+        return learner.score(out, y)

@@ -1,0 +1,208 @@
+"""A training run from configuration to result, read top to bottom."""
+
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from snnrun import result
+from snnrun.callback import AtomicCheckpointIO, Interrupted, Report, StopSafely, checkpoints
+from snnrun.config import BadRequest, Factory, factory, instantiate
+from snnrun.dataset.base import DataModule
+from snnrun.learner import Learner
+from snnrun.logger import CSV
+from snnrun.neuron import Neuron
+
+log = logging.getLogger("snnrun")
+
+
+@dataclass
+class Run:
+    """One run: its configuration, its directory, and the options that were chosen."""
+
+    cfg: DictConfig
+    folder: Path
+    parts: dict[str, Any]
+    overrides: list[str]
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
+    """The data and the learner of a configuration. Raises `BadRequest` if a part refuses its arguments."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data: DataModule = instantiate(cfg.dataset)
+    data.seed = cfg.seed
+    static = "static" in data.traits
+    readout = instantiate(cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.readout.norm))
+    rule = instantiate(cfg.rule)
+    net = instantiate(
+        cfg.model,
+        neuron=factory(cfg.neuron),
+        norm=factory(cfg.norm),
+        head=readout.head,
+        in_shape=data.shape,
+        num_classes=data.num_classes,
+    )
+    net = rule.adapt(net)
+    for module in net.modules():
+        if isinstance(module, Neuron):
+            module.kernel = rule.kernel(module)
+    learner = Learner(
+        net=net,
+        encoder=instantiate(cfg.encoder, static=static),
+        readout=readout,
+        criterion=instantiate(cfg.loss),
+        rule=rule,
+        task=instantiate(cfg.task),
+        transform=data.transform,
+        static=static,
+        num_classes=data.num_classes,
+        optimizer=Factory(cfg.optimizer, ("params",)),
+        scheduler=schedule(cfg.scheduler) if cfg.scheduler._target_ else None,
+        interval=cfg.scheduler.interval,
+    )
+    for part in (net, rule, learner.encoder, readout, learner.criterion):
+        if validate := getattr(part, "validate", None):
+            validate(data.shape, data.steps)
+    return data, learner
+
+
+@dataclass(frozen=True)
+class schedule:  # noqa: N801 - reads as a verb where it is used
+    """A factory of schedulers: settings left at null that mean the length of the run are filled in."""
+
+    cfg: DictConfig
+
+    def __call__(self, optimizer: torch.optim.Optimizer, intervals: int) -> Any:
+        """The scheduler of an optimiser over a number of intervals."""
+        cfg = OmegaConf.create({k: v for k, v in OmegaConf.to_container(self.cfg, resolve=True).items() if k != "interval"})
+        for name in ("total_steps", "T_max"):
+            if name in cfg and cfg[name] is None:
+                cfg[name] = intervals
+        return instantiate(cfg, optimizer=optimizer)
+
+
+def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> Trainer:
+    """The trainer of a run: checkpoints, messages, loggers, and what the user configured."""
+    cfg, task = run.cfg, learner.task
+    monitor = task.monitor if data.val_size else None
+    callbacks = [
+        StopSafely(run.checkpoints),
+        Report(cfg.trainer.max_epochs),
+        *([EMAWeightAveraging(decay=cfg.ema)] if cfg.ema else []),
+        *([RichProgressBar(leave=False)] if bar else []),
+        *(instantiate(c) for c in (cfg.get("callbacks") or {}).values()),
+        *checkpoints(run.checkpoints, monitor, task.mode),
+    ]
+    return instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=[instantiate(c) for c in (cfg.get("logger") or {}).values()],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run.folder),
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
+    """Train, validate, test; returns what `result.json` says.
+
+    **Arguments:**
+
+    - `run`: what to run and where.
+    - `bar`: show a progress bar.
+    - `resume`: go on from `last.ckpt`, if there is one.
+    """
+    started = time.perf_counter()
+    data, learner = build(run.cfg)
+    trainer = make_trainer(run, learner, data, bar=bar)
+    last = run.checkpoints / "last.ckpt"
+    resume = resume and last.exists()
+    rewind(trainer, last if resume else None)
+    if trainer.is_global_zero:
+        for line in result.header(run, data, learner, trainer):
+            log.info(line)
+    trainer.fit(learner, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    fitted = time.perf_counter()
+
+    chosen = run.checkpoints / ("best.ckpt" if data.val_size else "last.ckpt")
+    tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
+    if run.cfg.test and data.val_size:
+        load(learner, chosen)
+        tests["best_val"] = test(trainer, learner, data)
+    seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
+    return result.completed(run, data, learner, trainer, tests, seconds)
+
+
+def evaluate(run: Run, checkpoint: Path, *, bar: bool) -> dict[str, Any]:
+    """Test a checkpoint of a run; returns metrics, firing rates and operations."""
+    data, learner = build(run.cfg)
+    run.cfg.logger = {}
+    trainer = make_trainer(run, learner, data, bar=bar)
+    load(learner, checkpoint)
+    metrics = test(trainer, learner, data)
+    return {"checkpoint": str(checkpoint), "metrics": metrics, **result.activity(learner)}
+
+
+def load(learner: Learner, checkpoint: Path) -> None:
+    """Put the weights of a checkpoint into a learner. Nothing in the file is executed."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BadRequest(f"There is no checkpoint {checkpoint}.") from error
+    except Exception as error:
+        raise BadRequest(f"{checkpoint} cannot be read: {error}") from error
+    learner.rule.prepare_load(learner.net, state)
+    learner.load_state_dict(state["state_dict"])
+
+
+def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
+    """Scores on the test split, of the network that the rule deploys."""
+    trained = learner.net
+    calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
+    learner.net = learner.rule.deploy(trained, calibration)
+    try:
+        trainer.test(learner, datamodule=data, verbose=False)
+        return dict(learner.scores)
+    finally:
+        learner.net = trained
+
+
+def rewind(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Take rows off the metrics file that lie beyond the checkpoint that training starts from."""
+    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"] if checkpoint else -1
+    for logger in trainer.loggers:
+        if isinstance(logger, CSV):
+            logger.truncate(step)
+
+
+def quiet() -> None:
+    """Silence what a user can do nothing about."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*The `srun` command is available.*",
+        r".*is smaller than the logging interval.*",
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+__all__ = ["Interrupted", "Run", "build", "evaluate", "quiet", "train"]
