@@ -63,6 +63,7 @@ class Learner(LightningModule):
         self.make_optimizer, self.make_scheduler, self.interval = optimizer, scheduler, interval
         self.activity = Activity(net)
         self.tally = task.tally(num_classes)
+        self.predicted: list[Tensor] = []  # labels and predictions of the test batches
         self.scores: dict[str, float] = {}  # of the last validation or test
         self.history: list[dict[str, float]] = []  # a row an epoch
         self.resumed: dict[str, Any] | None = None
@@ -115,21 +116,23 @@ class Learner(LightningModule):
                 if p.grad is not None:
                     p.grad.copy_(self.trainer.strategy.reduce(p.grad, reduce_op="mean"))
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         x, y, _ = batch
         encoded = self.encoder(self.prepare(x, train=False))
         current = self.static and "input_spikes" not in self.encoder.traits
         with self.activity.watch(encoded, current=current):  # pyright: ignore[reportArgumentType]
             out = self.net(encoded)
         self.score(out, y)
+        return out
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Score a validation batch."""
         self._evaluate(batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Score a test batch."""
-        self._evaluate(batch)
+        """Score a test batch and keep what was predicted."""
+        out = self._evaluate(batch)
+        self.predicted.append(torch.stack([batch[1], self.readout(out).argmax(1)]).cpu())
 
     # --- epochs
 
@@ -149,6 +152,7 @@ class Learner(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Count from zero."""
+        self.predicted = []
         self.tally = self.task.tally(self.num_classes)
         self.activity.reset()
 

@@ -160,3 +160,32 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             return reach[0] * (synapse.out_channels // synapse.groups)
         case _:
             return None
+
+
+def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The spikes of some neurons of every layer, and the network's output.
+
+    **Arguments:**
+
+    - `net`: a network of `Layer`s.
+    - `x`: its input `(T, B, ...)`.
+    - `neurons`: how many neurons of a layer at most, evenly spaced.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, layer: Layer) -> Any:
+        def hook(_: nn.Module, inputs: Any, out: Tensor) -> None:
+            if isinstance(layer.neuron, Neuron) and "potential" not in layer.neuron.traits:
+                flat = layer.neuron.spikes(out).flatten(2)
+                picked = torch.linspace(0, flat.shape[2] - 1, min(neurons, flat.shape[2])).long()
+                seen[name] = flat[:, :, picked].detach()
+
+        return layer.register_forward_hook(hook)
+
+    hooks = [keep(name, layer) for name, layer in layers(net)]
+    try:
+        out = net(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, out

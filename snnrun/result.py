@@ -1,6 +1,7 @@
 """What a run leaves behind: header, footer and `result.json`."""
 
 import json
+import math
 import os
 import platform
 import resource
@@ -192,10 +193,19 @@ def write(outcome: dict[str, Any], folder: Path) -> None:
     part = folder / f".result.json.{os.getpid()}.part"
     try:
         with part.open("w") as file:
-            json.dump(outcome, file, indent=1, allow_nan=False, default=str)
+            json.dump(finite(outcome), file, indent=1, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         part.replace(folder / "result.json")
     finally:
         part.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """The same value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
@@ -18,6 +19,7 @@ from snnrun.config import BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
+from snnrun.metric import watch_spikes
 from snnrun.neuron import Neuron
 
 log = logging.getLogger("snnrun")
@@ -146,6 +148,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
         load(learner, chosen)
         tests["best_val"] = test(trainer, learner, data)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
+    if run.cfg.test and trainer.is_global_zero:
+        np.savez_compressed(run.folder / "snapshot.npz", **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
     return result.completed(run, data, learner, trainer, tests, seconds)
 
 
@@ -157,6 +161,23 @@ def evaluate(run: Run, checkpoint: Path, *, bar: bool) -> dict[str, Any]:
     load(learner, checkpoint)
     metrics = test(trainer, learner, data)
     return {"checkpoint": str(checkpoint), "metrics": metrics, **result.activity(learner)}
+
+
+@torch.no_grad()
+def snapshot(learner: Learner, data: DataModule, samples: int = 4, neurons: int = 100) -> dict[str, np.ndarray]:
+    """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
+
+    `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
+    `spikes/LAYER`: (N, T, neurons), every spiking layer.
+    """
+    learner.eval()
+    x, _ = data.samples["test"][data.indices["test"][:samples].tolist()]
+    encoded = learner.encoder(learner.prepare(x.to(learner.device), train=False))
+    spikes, out = watch_spikes(learner.net, encoded, neurons)
+    label, predicted = torch.cat(learner.predicted, 1).numpy()
+    drawn = {"input": encoded, "out": out, **{f"spikes/{name}": s for name, s in spikes.items()}}
+    arrays = {name: value.transpose(0, 1).float().cpu().numpy() for name, value in drawn.items()}
+    return {"label": label, "predicted": predicted, **arrays}
 
 
 def load(learner: Learner, checkpoint: Path) -> None:

@@ -39,7 +39,7 @@ class ConvNet(nn.Module):
         in_shape: tuple[int, ...],
         num_classes: int,
         *,
-        spec: str = "32C3-P2-64C3-P2-128",
+        spec: str | int = "32C3-P2-64C3-P2-128",
         pool: Literal["max", "avg"] = "max",
         padding: Literal["same", "valid"] = "same",
         dropout: float = 0.0,
@@ -48,7 +48,7 @@ class ConvNet(nn.Module):
         super().__init__()
         shape = in_shape
         body: list[nn.Module] = []
-        for word in spec.split("-"):
+        for word in str(spec).split("-"):
             found = _WORD.fullmatch(word)
             if not found:
                 raise ValueError(

@@ -30,7 +30,7 @@ class MLP(nn.Module):
         in_shape: tuple[int, ...],
         num_classes: int,
         *,
-        spec: str = "256",
+        spec: str | int = "256",
         dropout: float = 0.0,
         bias: bool = True,
     ):
@@ -50,8 +50,8 @@ class MLP(nn.Module):
         return self.head(self.body(x.flatten(2)))
 
 
-def sizes(spec: str) -> list[int]:
+def sizes(spec: str | int) -> list[int]:
     """The layer sizes of `400-400`. Raises `ValueError` for anything else."""
-    if not re.fullmatch(r"(\d+(-\d+)*)?", spec):
+    if not re.fullmatch(r"(\d+(-\d+)*)?", str(spec)):
         raise ValueError(f"model.spec must be layer sizes joined by '-', such as 400-400, got {spec!r}.")
-    return [int(size) for size in spec.split("-") if size]
+    return [int(size) for size in str(spec).split("-") if size]

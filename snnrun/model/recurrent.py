@@ -30,16 +30,16 @@ class Recurrent(nn.Module):
         in_shape: tuple[int, ...],
         num_classes: int,
         *,
-        spec: str = "R128",
+        spec: str | int = "R128",
         dropout: float = 0.0,
         bias: bool = True,
     ):
         super().__init__()
-        if not re.fullmatch(r"R?\d+(-R?\d+)*", spec):
+        if not re.fullmatch(r"R?\d+(-R?\d+)*", str(spec)):
             raise ValueError(f"model.spec must be layer sizes joined by '-', R before a recurrent one, got {spec!r}.")
         features = math.prod(in_shape)
         body: list[nn.Module] = []
-        for word in spec.split("-"):
+        for word in str(spec).split("-"):
             size = int(word.removeprefix("R"))
             loop = nn.Linear(size, size, bias=False) if word.startswith("R") else None
             body.append(Layer(nn.Linear(features, size, bias=bias), norm(size), neuron(size), recurrent=loop))
