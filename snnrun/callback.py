@@ -12,6 +12,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from torch import Tensor
+
+from snnrun.config import BadRequest
 from snnrun.learner import Learner
 
 log = logging.getLogger("snnrun")
@@ -24,7 +27,9 @@ class Interrupted(Exception):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it: a killed process leaves the old one whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write plain dicts and tensors to `path`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +43,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             part.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
         """Read a checkpoint; nothing in it is executed."""
-        return torch.load(path, map_location=map_location or (lambda storage, loc: storage), weights_only=True)
+        return torch.load(
+            path, map_location=map_location or (lambda storage, loc: storage), weights_only=True
+        )
 
 
 def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
@@ -52,8 +61,34 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    best = [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+    best = (
+        [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+    )
     return [*best, ModelCheckpoint(filename="last", monitor=None, **common)]
+
+
+class MovingAverage:
+    r"""An exponential moving average whose decay grows to its value, so that it does not remember the start.
+
+    $$\bar w \leftarrow d_n \bar w + (1 - d_n) w, \qquad d_n = \min(d, (1 + n) / (10 + n))$$
+
+    **Arguments:**
+
+    - `decay`: d.
+    """
+
+    def __init__(self, decay: float):
+        if not 0 < decay < 1:
+            raise BadRequest(f"ema must be 0 (off) or a decay between 0 and 1, got {decay}.")
+        self.decay = decay
+
+    @torch.no_grad()
+    def __call__(self, averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        """Update the averages in place; `count` updates were made before."""
+        n = int(count)
+        decay = min(self.decay, (1 + n) / (10 + n))
+        for average, current in zip(averages, currents, strict=True):
+            average.lerp_(current, 1 - decay)
 
 
 class StopSafely(Callback):
@@ -72,9 +107,13 @@ class StopSafely(Callback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nStopping after this batch; Ctrl-C again stops at once.", file=sys.stderr, flush=True)
+        print(
+            "\nStopping after this batch; Ctrl-C again stops at once.", file=sys.stderr, flush=True
+        )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Stop in the middle of an epoch, between two optimiser steps."""
         accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.asked and accumulated and batch_idx + 1 < trainer.num_training_batches:
@@ -121,14 +160,22 @@ class Report(Callback):
         assert isinstance(learner, Learner)
         for row in learner.history[self.told :]:
             self._print(trainer, epoch_line(row, self.epochs))
-            silent = [name.split("/", 2)[2] for name, share in row.items() if name.startswith("spikes/silent/") and share == 1]
+            silent = [
+                name.split("/", 2)[2]
+                for name, share in row.items()
+                if name.startswith("spikes/silent/") and share == 1
+            ]
             if silent and self.told == 0:
                 self._print(trainer, silent_warning(silent))
             self.told += 1
 
     def _print(self, trainer: Trainer, line: str) -> None:
         if trainer.is_global_zero:
-            log.info(line) if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print(line)
+            log.info(
+                line
+            ) if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print(
+                line
+            )
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
@@ -136,7 +183,9 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
     parts = [f"epoch {int(row['epoch']) + 1:>{len(str(epochs))}}/{epochs}"]
     for split in ("train", "val"):
         if f"{split}/loss" in row:
-            parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %")
+            parts.append(
+                f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %"
+            )
     if "spikes/rate" in row:
         parts.append(f"rate {row['spikes/rate']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])

@@ -64,13 +64,21 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 def sweep(choices: Choices, overrides: Sequence[str]) -> None:
     """Check every value of every swept key once, with the first values of the others. Raises `BadRequest`."""
     parsed = parse(overrides)
-    values = {i: [str(v) for v in o.sweep_string_iterator()] for i, o in enumerate(parsed) if o.is_sweep_override()}
+    values = {
+        i: [str(v) for v in o.sweep_string_iterator()]
+        for i, o in enumerate(parsed)
+        if o.is_sweep_override()
+    }
     first = [
-        f"{o.get_key_element()}={values[i][0]}" if i in values else str(o.input_line) for i, o in enumerate(parsed)
+        f"{o.get_key_element()}={values[i][0]}" if i in values else str(o.input_line)
+        for i, o in enumerate(parsed)
     ]
     variants = [first]
     for i, options in values.items():
-        variants += [[*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]] for value in options[1:]]
+        variants += [
+            [*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]]
+            for value in options[1:]
+        ]
     for variant in variants:
         composed(choices, variant)
 
@@ -89,7 +97,9 @@ def dry_run(cfg: DictConfig) -> str:
         logits = learner.readout(out)
         learner.criterion(out, torch.zeros(2, dtype=torch.long), readout=learner.readout)
     if tuple(logits.shape) != (2, data.num_classes):
-        raise BadRequest(f"model: the readout gives {tuple(logits.shape)}, not {(2, data.num_classes)}.")
+        raise BadRequest(
+            f"model: the readout gives {tuple(logits.shape)}, not {(2, data.num_classes)}."
+        )
     count = sum(p.numel() for p in learner.net.parameters())
     return f"{count:,} parameters, {data.steps} steps of {'x'.join(map(str, data.shape))} to {data.num_classes} classes"
 
@@ -101,12 +111,16 @@ def check(words: list[str]) -> int:
     if not everything:
         print(f"ok: {dry_run(without_hydra(composed(choices, overrides)))}")
         return 0
-    requests = [[]] + [[f"{group}={option}"] for group in ("experiment",) for option in experiments(choices)]
+    requests = [[]] + [
+        [f"{group}={option}"] for group in ("experiment",) for option in experiments(choices)
+    ]
     failed = 0
     for wanted in requests:
         name = " ".join(wanted) or "(defaults)"
         try:
-            print(f"ok      {name}: {dry_run(without_hydra(composed(choices, [*wanted, *overrides])))}")
+            print(
+                f"ok      {name}: {dry_run(without_hydra(composed(choices, [*wanted, *overrides])))}"
+            )
         except BadRequest as error:
             failed += 1
             print(f"FAILED  {name}: {error}")
@@ -119,5 +133,3 @@ def experiments(choices: Choices) -> list[str]:
     nested = [g for g in choices.groups if g == "experiment" or g.startswith("experiment/")]
     names = [f"{g}/{o}".partition("/")[2] for g in nested for o in choices.options(g)]
     return sorted(names)
-
-

@@ -58,8 +58,12 @@ def _dispatch(words: list[str]) -> int:
             return VERBS[words[0]](words[1:])
         if words and "=" not in words[0] and words[0][:1] not in ("-", "~", "+"):
             near = difflib.get_close_matches(words[0], VERBS, n=3)
-            hint = f" Did you mean {' or '.join(near)}?" if near else f" Verbs are {', '.join(VERBS)}."
-            raise BadRequest(f"There is no verb {words[0]!r}.{hint} Settings are written key=value.")
+            hint = (
+                f" Did you mean {' or '.join(near)}?" if near else f" Verbs are {', '.join(VERBS)}."
+            )
+            raise BadRequest(
+                f"There is no verb {words[0]!r}.{hint} Settings are written key=value."
+            )
         return _train(words)
     except BadRequest as error:
         print(error, file=sys.stderr)

@@ -25,9 +25,14 @@ PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 # the groups that make a run, in the order of the defaults list of train.yaml
-GROUPS = "surrogate neuron encoder norm loss readout task optimizer scheduler trainer callbacks model dataset rule".split()
+GROUPS = ["surrogate", "neuron", "encoder", "norm", "loss", "readout", "task", "optimizer", "scheduler", "trainer", "callbacks", "model", "dataset", "rule"]
 # constructor arguments that the runner passes and that stay out of the YAML
-RUNTIME = frozenset({"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"})
+RUNTIME = frozenset(
+    {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
+)
+
+# settings of schedulers that mean the length of the run where they are null
+FILLED = ("total_steps", "T_max")
 
 
 class BadRequest(Exception):
@@ -61,7 +66,12 @@ class Choices:
         return [name for name in self._groups("") if not name.startswith("hydra/")]
 
     def _groups(self, parent: str) -> Iterator[str]:
-        names = {name for source in self.repository.get_sources() if source.available() for name in self._list(source, parent)}
+        names = {
+            name
+            for source in self.repository.get_sources()
+            if source.available()
+            for name in self._list(source, parent)
+        }
         for name in sorted(names):
             path = f"{parent}/{name}" if parent else name
             yield path
@@ -70,9 +80,17 @@ class Choices:
     def _list(self, source: Any, parent: str) -> list[str]:
         from hydra.core.object_type import ObjectType
 
-        if source.scheme() == "structured" or (parent and not source.is_group(parent)) or source.provider == "hydra":
+        if (
+            source.scheme() == "structured"
+            or (parent and not source.is_group(parent))
+            or source.provider == "hydra"
+        ):
             return []
-        return [name for name in source.list(parent, ObjectType.GROUP) if not name.startswith((".", "__"))]
+        return [
+            name
+            for name in source.list(parent, ObjectType.GROUP)
+            if not name.startswith((".", "__"))
+        ]
 
     def options(self, group: str) -> list[str]:
         """The names of the options of a group."""
@@ -99,7 +117,12 @@ class Choices:
 
     def targets(self) -> frozenset[str]:
         """Every `_target_` named on the search path: what a run directory is allowed to build."""
-        names = [name for group in self.groups for option in self.options(group) for name in _targets(self.load(group, option))]
+        names = [
+            name
+            for group in self.groups
+            for option in self.options(group)
+            for name in _targets(self.load(group, option))
+        ]
         return frozenset(names)
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
@@ -107,7 +130,9 @@ class Choices:
         self._check_words(overrides)
         loader = ConfigLoaderImpl(self.path)
         try:
-            return loader.load_configuration("train", list(overrides), RunMode.MULTIRUN if multirun else RunMode.RUN)
+            return loader.load_configuration(
+                "train", list(overrides), RunMode.MULTIRUN if multirun else RunMode.RUN
+            )
         except (HydraException, OmegaConfBaseException) as error:
             raise BadRequest(_plain(error)) from error
 
@@ -117,12 +142,21 @@ class Choices:
         if problems:
             raise BadRequest("\n".join(problems))
         chosen = [o for o in parsed if self.is_group(o)]
-        keys = [o for o in parsed if not self.is_group(o) and not o.is_add() and not o.is_force_add() and not o.is_hydra_override()]
+        keys = [
+            o
+            for o in parsed
+            if not self.is_group(o)
+            and not o.is_add()
+            and not o.is_force_add()
+            and not o.is_hydra_override()
+        ]
         if not keys:
             return
         loader = ConfigLoaderImpl(self.path)
         try:
-            cfg = loader.load_configuration("train", [str(o.input_line) for o in chosen], RunMode.MULTIRUN)
+            cfg = loader.load_configuration(
+                "train", [str(o.input_line) for o in chosen], RunMode.MULTIRUN
+            )
         except (HydraException, OmegaConfBaseException) as error:
             raise BadRequest(_plain(error)) from error
         problems = [p for o in keys if (p := self._check_key(o, cfg))]
@@ -156,12 +190,22 @@ class Choices:
             if isinstance(node, ListConfig):
                 return None
             if not isinstance(node, DictConfig) or word not in node:
-                known = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+                known = (
+                    [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+                )
                 place = ".".join(done)
-                where = f"{place} has no key {word!r}" if done else f"there is no group or key {word!r}"
+                where = (
+                    f"{place} has no key {word!r}" if done else f"there is no group or key {word!r}"
+                )
                 names = known if done else sorted({*known, *self.groups})
-                listing = f"\n  {place}: {', '.join(k for k in known if k != '_target_')}" if done and known else ""
-                return f"{override.input_line}: {where}.{closest(word, names, prefix=place)}{listing}"
+                listing = (
+                    f"\n  {place}: {', '.join(k for k in known if k != '_target_')}"
+                    if done and known
+                    else ""
+                )
+                return (
+                    f"{override.input_line}: {where}.{closest(word, names, prefix=place)}{listing}"
+                )
             node = node._get_node(word) if OmegaConf.is_interpolation(node, word) else node[word]  # pyright: ignore[reportCallIssue, reportArgumentType]
             done.append(word)
         return None
@@ -172,7 +216,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise BadRequest(f"{_plain(error)}\nSettings are written key=value; `snnrun --help` shows examples.") from error
+        raise BadRequest(
+            f"{_plain(error)}\nSettings are written key=value; `snnrun --help` shows examples."
+        ) from error
 
 
 def chosen_options(override: Override) -> list[Any]:
@@ -186,7 +232,11 @@ def chosen_options(override: Override) -> list[Any]:
 def closest(word: str, names: Iterable[str], prefix: str = "") -> str:
     """` Did you mean a or b?`, or nothing if no name is near."""
     near = difflib.get_close_matches(word, list(names), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(f'{prefix}.{n}' if prefix else n for n in near)}?" if near else ""
+    return (
+        f" Did you mean {' or '.join(f'{prefix}.{n}' if prefix else n for n in near)}?"
+        if near
+        else ""
+    )
 
 
 def _plain(error: Exception) -> str:
@@ -224,12 +274,26 @@ def check_types(cfg: DictConfig) -> list[str]:
             problems.append(f"{place}._target_={target}: there is no such class or function.")
         for key, value in node.items():
             here = f"{place}.{key}" if place else str(key)
-            if known and not str(key).startswith("_") and not (place == "scheduler" and key == "interval"):
+            if (
+                known
+                and not str(key).startswith("_")
+                and not (place == "scheduler" and key == "interval")
+            ):
                 argument = known.arguments.get(str(key))
                 if argument is None and not known.keywords:
-                    problems.append(f"{here}: {target} takes no {key}.{closest(str(key), known.arguments)}")
-                elif argument and not isinstance(value, Mapping) and not conforms(value, argument, known.module):
-                    problems.append(f"{here} must be {expected(argument, known.module)}, got {value!r}.")
+                    problems.append(
+                        f"{here}: {target} takes no {key}.{closest(str(key), known.arguments)}"
+                    )
+                elif key in FILLED and value is None:
+                    pass
+                elif (
+                    argument
+                    and not isinstance(value, Mapping)
+                    and not conforms(value, argument, known.module)
+                ):
+                    problems.append(
+                        f"{here} must be {expected(argument, known.module)}, got {value!r}."
+                    )
             visit(value, here)
 
     try:
@@ -256,10 +320,14 @@ def instantiate(cfg: Any, **runtime: Any) -> Any:
     from hydra.utils import instantiate as build
 
     known = definition(cfg["_target_"])
-    taken = {k: v for k, v in runtime.items() if known is None or known.keywords or k in known.arguments}
+    taken = {
+        k: v for k, v in runtime.items() if known is None or known.keywords or k in known.arguments
+    }
     name = cfg["_target_"].rpartition(".")[2]
     try:
-        part = build(cfg, _partial_=True)  # run-time objects do not pass through OmegaConf, which copies them
+        part = build(
+            cfg, _partial_=True
+        )  # run-time objects do not pass through OmegaConf, which copies them
     except InstantiationException as error:
         raise BadRequest(f"{name}: {error.__cause__ or error}") from error
     try:
@@ -314,5 +382,3 @@ def group_defaults(cfg: DictConfig) -> dict[str, Any]:
     """The chosen option of every group of a composed configuration."""
     choices = cfg.hydra.runtime.choices
     return {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/")}
-
-

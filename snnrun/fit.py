@@ -41,7 +41,9 @@ def part(cfg: Mapping[str, Any], group: str) -> tuple[Definition, dict[str, Any]
 
 def traits(cfg: Mapping[str, Any]) -> frozenset[str]:
     """What the chosen parts are, taken together."""
-    return frozenset().union(*(p[0].words("traits", p[1]) for group in GROUPS if (p := part(cfg, group))))
+    return frozenset().union(
+        *(p[0].words("traits", p[1]) for group in GROUPS if (p := part(cfg, group)))
+    )
 
 
 def misfits(cfg: DictConfig, choices: Choices, chosen: Mapping[str, Any]) -> list[str]:
@@ -62,7 +64,9 @@ def misfits(cfg: DictConfig, choices: Choices, chosen: Mapping[str, Any]) -> lis
         found = part(plain, group)
         missing = sorted(found[0].words("needs", found[1]) - present) if found else []
         for word in missing:
-            lines = [f"{group}={chosen.get(group)} needs {word}, which none of the chosen parts has."]
+            lines = [
+                f"{group}={chosen.get(group)} needs {word}, which none of the chosen parts has."
+            ]
             lines += [f"  {where}   (now {chosen.get(g)})" for g, where in having(word, choices)]
             messages.append("\n".join(lines))
     return messages
@@ -75,13 +79,18 @@ def having(word: str, choices: Choices) -> list[tuple[str, str]]:
         names = []
         for option in choices.options(group) if group in choices.groups else []:
             values = choices.load(group, option)
-            known = definition(values["_target_"]) if isinstance(values.get("_target_"), str) else None
+            known = (
+                definition(values["_target_"]) if isinstance(values.get("_target_"), str) else None
+            )
             if known is None:
                 continue
             if word in known.words("traits", values):
                 names.append(option)
                 continue
-            setting = next((k for k, words in known.literals.get("traits_if", {}).items() if word in words), None)
+            setting = next(
+                (k for k, words in known.literals.get("traits_if", {}).items() if word in words),
+                None,
+            )
             if setting:
                 names.append(f"{option} with {group}.{setting[0]}={str(setting[1]).lower()}")
         if names:

@@ -37,14 +37,18 @@ def train(words: list[str]) -> int:
     elif not looking:
         cfg = composed(choices, overrides)
         folder = run_folder(cfg, overrides)
-        overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [f"hydra.run.dir={quoted(folder)}"]
+        overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [
+            f"hydra.run.dir={quoted(folder)}"
+        ]
     codes: list[int] = []
 
     def job(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
         node = HydraConfig.get()
-        parts = {str(k): v for k, v in node.runtime.choices.items() if not str(k).startswith("hydra/")}
+        parts = {
+            str(k): v for k, v in node.runtime.choices.items() if not str(k).startswith("hydra/")
+        }
         codes.append(guarded(cfg, Path(node.runtime.output_dir), parts, list(node.overrides.task)))
 
     sys.argv = ["snnrun", *flags, *overrides]
@@ -80,7 +84,9 @@ def resume(words: list[str]) -> int:
     """The verb: go on with a run that was stopped; the end is the same as if it never had been."""
     run, _ = stored(words, "resume")
     if status(run.folder) == "completed":
-        print(f"{run.folder} is complete: {run.folder / 'result.json'}. To run it again: snnrun rerun {run.folder}")
+        print(
+            f"{run.folder} is complete: {run.folder / 'result.json'}. To run it again: snnrun rerun {run.folder}"
+        )
         return 0
     return guarded(run.cfg, run.folder, run.parts, run.overrides, resuming=True)
 
@@ -103,7 +109,9 @@ def evaluate(words: list[str]) -> int:
     if name == "best" and not checkpoint.exists():
         checkpoint = run.checkpoints / "last.ckpt"
     if not checkpoint.is_file():
-        raise BadRequest(f"There is no checkpoint {checkpoint}. Name one with ckpt=best, ckpt=last or ckpt=FILE.")
+        raise BadRequest(
+            f"There is no checkpoint {checkpoint}. Name one with ckpt=best, ckpt=last or ckpt=FILE."
+        )
 
     def job() -> int:
         import json
@@ -122,15 +130,21 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     """The run that a directory holds, with changes applied; nothing in it is executed. Raises `BadRequest`."""
     folders = [w for w in words if "=" not in w and not w.startswith("-")]
     after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
-    folders = [w for w in folders if w not in after_flag] or [w for w in folders if (Path(w) / ".hydra").exists()]
+    folders = [w for w in folders if w not in after_flag] or [
+        w for w in folders if (Path(w) / ".hydra").exists()
+    ]
     if len(folders) != 1:
-        raise BadRequest(f"Usage: snnrun {verb} RUN [key=value ...], RUN being the directory of one run.")
+        raise BadRequest(
+            f"Usage: snnrun {verb} RUN [key=value ...], RUN being the directory of one run."
+        )
     folder = Path(folders[0]).resolve()
     choices, overrides = request([w for w in words if w != folders[0]])
     changes = [o for o in overrides if not o.startswith("hydra.searchpath")]
     path = folder / ".hydra" / "config.yaml"
     if not path.is_file():
-        raise BadRequest(f"{folder} is not the directory of a run: there is no {path.relative_to(folder)} in it.")
+        raise BadRequest(
+            f"{folder} is not the directory of a run: there is no {path.relative_to(folder)} in it."
+        )
     try:
         cfg = OmegaConf.load(path)
         words_then = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
@@ -158,7 +172,9 @@ def apply(cfg: DictConfig, changes: list[str]) -> None:
     OmegaConf.set_struct(cfg, True)
     for override in parse(changes):
         try:
-            OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
+            OmegaConf.update(
+                cfg, override.key_or_group, override.value(), force_add=override.is_add()
+            )
         except OmegaConfBaseException as error:
             raise BadRequest(f"{override.input_line}: {str(error).splitlines()[0]}") from error
 
@@ -188,7 +204,9 @@ def prepare(run: "Run") -> None:
     hydra.mkdir()
     OmegaConf.save(run.cfg, hydra / "config.yaml")
     OmegaConf.save(OmegaConf.create(run.overrides), hydra / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}}), hydra / "hydra.yaml")
+    OmegaConf.save(
+        OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}}), hydra / "hydra.yaml"
+    )
     set_hydra(Choices(), run.folder, run.parts)
 
 
@@ -209,7 +227,14 @@ def status(folder: Path) -> str | None:
         return None
 
 
-def guarded(cfg: DictConfig, folder: Path, parts: dict[str, Any], overrides: list[str], *, resuming: bool = False) -> int:
+def guarded(
+    cfg: DictConfig,
+    folder: Path,
+    parts: dict[str, Any],
+    overrides: list[str],
+    *,
+    resuming: bool = False,
+) -> int:
     """Run, whatever happens write `result.json`, and return the exit code."""
     from snnrun import result
     from snnrun.run import Run, quiet, train
@@ -233,7 +258,11 @@ def guarded(cfg: DictConfig, folder: Path, parts: dict[str, Any], overrides: lis
     return caught(job, fail, folder)
 
 
-def caught(job: Callable[[], int], fail: Callable[[str, str | None], None] | None = None, folder: Path | None = None) -> int:
+def caught(
+    job: Callable[[], int],
+    fail: Callable[[str, str | None], None] | None = None,
+    folder: Path | None = None,
+) -> int:
     """Do a job; turn what goes wrong into a message, a status and an exit code."""
     from snnrun.callback import Interrupted
     from snnrun.dataset import CorruptData, MissingData
@@ -254,9 +283,19 @@ def caught(job: Callable[[], int], fail: Callable[[str, str | None], None] | Non
     except (CorruptData, NotFinite) as error:
         return stop(1, str(error))
     except Exception as error:
-        disk = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)), None)
+        disk = next(
+            (
+                e
+                for e in chain(error)
+                if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+            ),
+            None,
+        )
         if disk and folder:
-            return stop(1, f"{cannot_write(folder, disk)} What was finished is kept; make room, then: snnrun resume {folder}")
+            return stop(
+                1,
+                f"{cannot_write(folder, disk)} What was finished is kept; make room, then: snnrun resume {folder}",
+            )
         trace = traceback.format_exc()
         if folder is None:
             raise
@@ -265,11 +304,11 @@ def caught(job: Callable[[], int], fail: Callable[[str, str | None], None] | Non
                 file.write(trace)
         except OSError:
             print(trace, file=sys.stderr)
-        return stop(1, f"{type(error).__name__}: {error}\nThe traceback is in {folder / 'log.txt'}.")
+        return stop(
+            1, f"{type(error).__name__}: {error}\nThe traceback is in {folder / 'log.txt'}."
+        )
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
     """An exception and its causes."""
     return [] if error is None else [error, *chain(error.__cause__ or error.__context__)]
-
-

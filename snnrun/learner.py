@@ -195,7 +195,11 @@ class Learner(LightningModule):
         """The configured optimiser; its schedule is advanced and saved here, so that no step is lost on `resume`."""
         optimizer = self.make_optimizer(self.rule.param_groups(self.net))
         if self.make_scheduler:
-            intervals = self.trainer.estimated_stepping_batches if self.interval == "step" else self.trainer.max_epochs
+            intervals = (
+                self.trainer.estimated_stepping_batches
+                if self.interval == "step"
+                else self.trainer.max_epochs
+            )
             self.schedule = self.make_scheduler(optimizer, int(intervals or 1))
             if self.resumed:
                 self.schedule.load_state_dict(self.resumed["schedule"])
@@ -214,7 +218,11 @@ class Learner(LightningModule):
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "python": [version, list(internal), gauss],
-            "numpy": [numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:]],
+            "numpy": [
+                numpy_state[0],
+                torch.from_numpy(numpy_state[1].astype(np.int64)),
+                *numpy_state[2:],
+            ],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -253,7 +261,11 @@ class Learner(LightningModule):
 
             return hook
 
-        hooks = [module.register_forward_hook(check(name)) for name, module in self.net.named_modules() if name]
+        hooks = [
+            module.register_forward_hook(check(name))
+            for name, module in self.net.named_modules()
+            if name
+        ]
         try:
             self(x)
         finally:
@@ -262,8 +274,16 @@ class Learner(LightningModule):
         value = float(loss)
         if not first:
             return f"The loss is {value} {where}, though every layer's output is finite: look at the loss and the readout."
-        weights = [n for n, p in self.net.get_submodule(first[0]).named_parameters() if not torch.isfinite(p).all()]
-        cause = f"its {', '.join(weights)} is not finite: a step was too long" if weights else "its weights are finite"
+        weights = [
+            n
+            for n, p in self.net.get_submodule(first[0]).named_parameters()
+            if not torch.isfinite(p).all()
+        ]
+        cause = (
+            f"its {', '.join(weights)} is not finite: a step was too long"
+            if weights
+            else "its weights are finite"
+        )
         return (
             f"The loss is {value} {where}. The first layer whose output is not finite is {first[0]}; {cause}."
             " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."

@@ -97,5 +97,7 @@ class SpikeCount(nn.Module):
         """Sum over classes, mean over the batch."""
         count = out.sum(0)
         right = functional.one_hot(y, count.shape[1]).bool()
-        error = torch.where(right, (count - self.true_count).clamp(max=0), (count - self.false_count).clamp(min=0))
+        error = torch.where(
+            right, (count - self.true_count).clamp(max=0), (count - self.false_count).clamp(min=0)
+        )
         return error.square().sum(1).mean() / (2 * len(out))

@@ -104,7 +104,9 @@ class Activity:
             dense = fan_out.expand(source.shape[2:]).sum(dtype=torch.float64)
             self.dense[name] += int(dense)
             if analog and synapse is layer.synapse:
-                steps = 1 if source.stride(0) == 0 else len(source)  # a constant current is multiplied once
+                steps = (
+                    1 if source.stride(0) == 0 else len(source)
+                )  # a constant current is multiplied once
                 done, made = self.multiplies, dense * steps * source.shape[1]
             else:
                 active = source[:last].ne(0).sum((0, 1), dtype=torch.float32)
@@ -153,9 +155,16 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             return torch.tensor(float(synapse.out_features), device=x.device)
         case nn.Conv2d(padding=tuple(padding)):
             ones = torch.ones((1, 1, *x.shape[-2:]), device=x.device)
-            windows = functional.unfold(ones, synapse.kernel_size, synapse.dilation, padding, synapse.stride)
+            windows = functional.unfold(
+                ones, synapse.kernel_size, synapse.dilation, padding, synapse.stride
+            )
             reach = functional.fold(
-                windows, tuple(x.shape[-2:]), synapse.kernel_size, synapse.dilation, padding, synapse.stride
+                windows,
+                tuple(x.shape[-2:]),
+                synapse.kernel_size,
+                synapse.dilation,
+                padding,
+                synapse.stride,
             )
             return reach[0] * (synapse.out_channels // synapse.groups)
         case _:

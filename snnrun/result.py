@@ -20,17 +20,44 @@ from snnrun.learner import Learner
 if TYPE_CHECKING:
     from snnrun.run import Run
 
-PARTS = ("model", "neuron", "surrogate", "rule", "encoder", "norm", "loss", "readout", "optimizer", "scheduler", "dataset")
-PACKAGES = ("snnrun", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "tonic", "numpy", "scikit-learn")
+PARTS = (
+    "model",
+    "neuron",
+    "surrogate",
+    "rule",
+    "encoder",
+    "norm",
+    "loss",
+    "readout",
+    "optimizer",
+    "scheduler",
+    "dataset",
+)
+PACKAGES = (
+    "snnrun",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "tonic",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def header(run: "Run", data: DataModule, learner: Learner, trainer: Trainer) -> list[str]:
     """Six lines: parts, parameters, T and batch, device and precision, run directory, seed."""
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} threads"
+    )
     shape = "x".join(map(str, data.shape))
     return [
-        "parts       " + "  ".join(f"{group}={run.parts[group]}" for group in PARTS if run.parts.get(group)),
+        "parts       "
+        + "  ".join(f"{group}={run.parts[group]}" for group in PARTS if run.parts.get(group)),
         f"parameters  {parameters(learner):,}",
         f"input       {shape}, T = {data.steps}, batch {data.batch_size}, {data.num_classes} classes",
         f"device      {device.type} ({name}), precision {trainer.precision}",
@@ -44,7 +71,9 @@ def footer(outcome: dict[str, Any], folder: Path) -> list[str]:
     best, last = outcome["selection"]["best_val"], outcome["selection"]["last"]
     lines = []
     if best:
-        lines.append(f"best        {scores(best)}   (epoch {best['epoch']}, chosen on validation data)")
+        lines.append(
+            f"best        {scores(best)}   (epoch {best['epoch']}, chosen on validation data)"
+        )
     lines.append(f"last        {scores(last)}   (epoch {last['epoch']})")
     seconds = outcome["seconds"]
     lines.append(
@@ -53,18 +82,28 @@ def footer(outcome: dict[str, Any], folder: Path) -> list[str]:
     spikes, ops = outcome["spikes"], outcome["ops"]
     if spikes["rate"] is not None:
         silent = max(spikes["silent"].values(), default=0)
-        lines.append(f"firing      {spikes['rate']:.4f} spikes a neuron and step, at most {100 * silent:.0f} % of a layer silent")
+        lines.append(
+            f"firing      {spikes['rate']:.4f} spikes a neuron and step, at most {100 * silent:.0f} % of a layer silent"
+        )
     if ops:
         lines.append(
             f"operations  {ops['ac']:,} accumulates + {ops['mac']:,} multiply-accumulates a sample, {ops['energy_nj']:,} nJ"
             f"   (ANN: {ops['ann_mac']:,} multiply-accumulates, {ops['ann_energy_nj']:,} nJ)"
         )
-    return [*lines, f"result      {folder / 'result.json'}", f"next        snnrun plot {folder}", f"            snnrun eval {folder}"]
+    return [
+        *lines,
+        f"result      {folder / 'result.json'}",
+        f"next        snnrun plot {folder}",
+        f"            snnrun eval {folder}",
+    ]
 
 
 def scores(row: dict[str, Any]) -> str:
     """The accuracies of a selected checkpoint in words."""
-    named = ((name, row.get(key)) for name, key in (("test", "test/acc"), ("val", "val/acc"), ("train", "train/acc")))
+    named = (
+        (name, row.get(key))
+        for name, key in (("test", "test/acc"), ("val", "val/acc"), ("train", "train/acc"))
+    )
     return "  ".join(f"{name} {value:.2f} %" for name, value in named if value is not None)
 
 
@@ -83,13 +122,24 @@ def activity(learner: Learner) -> dict[str, Any]:
 
 
 def completed(
-    run: "Run", data: DataModule, learner: Learner, trainer: Trainer, tests: dict[str, dict[str, float]], seconds: dict[str, float]
+    run: "Run",
+    data: DataModule,
+    learner: Learner,
+    trainer: Trainer,
+    tests: dict[str, dict[str, float]],
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """The result of a run that came to its end."""
-    history = [{k: v for k, v in row.items() if not k.startswith("spikes/")} for row in learner.history]
+    history = [
+        {k: v for k, v in row.items() if not k.startswith("spikes/")} for row in learner.history
+    ]
     sign = 1 if learner.task.mode == "max" else -1
     monitored = [row for row in history if learner.task.monitor in row]
-    best = max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None) if data.val_size else None
+    best = (
+        max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None)
+        if data.val_size
+        else None
+    )
     selection = {
         "best_val": select(best, tests.get("best_val", {})) if best else None,
         "last": select(history[-1], tests.get("last", {})) if history else {},
@@ -107,10 +157,15 @@ def completed(
         "steps": trainer.global_step,
         "parameters": parameters(learner),
         "seconds": {key: round(value, 3) for key, value in seconds.items()},
-        "samples_per_second": round(len(data.indices["train"]) * len(history) / trained, 1) if trained else 0.0,
+        "samples_per_second": round(len(data.indices["train"]) * len(history) / trained, 1)
+        if trained
+        else 0.0,
         "peak_memory_bytes": peak_memory(),
         **activity(learner),
-        "data": {**{split: len(index) for split, index in data.indices.items()}, "split_sha256": data.split_sha256()},
+        "data": {
+            **{split: len(index) for split, index in data.indices.items()},
+            "split_sha256": data.split_sha256(),
+        },
         **surroundings(),
     }
 
@@ -150,13 +205,18 @@ def git() -> dict[str, Any]:
     """Commit and cleanliness of the checkout that snnrun runs from; nulls for an installed package."""
 
     def ask(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
         inside = ask("ls-files", "--error-unmatch", Path(__file__).name)
         commit = ask("rev-parse", "HEAD") if inside else None
-        return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "-uno")) if commit else None}
+        return {
+            "commit": commit,
+            "dirty": bool(ask("status", "--porcelain", "-uno")) if commit else None,
+        }
     except OSError:
         return {"commit": None, "dirty": None}
 

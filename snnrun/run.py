@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import result
-from snnrun.callback import AtomicCheckpointIO, Interrupted, Report, StopSafely, checkpoints
-from snnrun.config import BadRequest, Factory, factory, instantiate
+from snnrun.callback import (
+    AtomicCheckpointIO,
+    MovingAverage,
+    Report,
+    StopSafely,
+    checkpoints,
+)
+from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
@@ -46,7 +52,9 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     data: DataModule = instantiate(cfg.dataset)
     data.seed = cfg.seed
     static = "static" in data.traits
-    readout = instantiate(cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.readout.norm))
+    readout = instantiate(
+        cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.readout.norm)
+    )
     rule = instantiate(cfg.rule)
     net = instantiate(
         cfg.model,
@@ -81,15 +89,21 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
 
 
 @dataclass(frozen=True)
-class schedule:  # noqa: N801 - reads as a verb where it is used
+class schedule:
     """A factory of schedulers: settings left at null that mean the length of the run are filled in."""
 
     cfg: DictConfig
 
     def __call__(self, optimizer: torch.optim.Optimizer, intervals: int) -> Any:
         """The scheduler of an optimiser over a number of intervals."""
-        cfg = OmegaConf.create({k: v for k, v in OmegaConf.to_container(self.cfg, resolve=True).items() if k != "interval"})
-        for name in ("total_steps", "T_max"):
+        cfg = OmegaConf.create(
+            {
+                k: v
+                for k, v in OmegaConf.to_container(self.cfg, resolve=True).items()
+                if k != "interval"
+            }
+        )
+        for name in FILLED:
             if name in cfg and cfg[name] is None:
                 cfg[name] = intervals
         return instantiate(cfg, optimizer=optimizer)
@@ -102,7 +116,7 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
     callbacks = [
         StopSafely(run.checkpoints),
         Report(cfg.trainer.max_epochs),
-        *([EMAWeightAveraging(decay=cfg.ema)] if cfg.ema else []),
+        *([WeightAveraging(multi_avg_fn=MovingAverage(cfg.ema))] if cfg.ema else []),
         *([RichProgressBar(leave=False)] if bar else []),
         *(instantiate(c) for c in (cfg.get("callbacks") or {}).values()),
         *checkpoints(run.checkpoints, monitor, task.mode),
@@ -139,7 +153,9 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     if trainer.is_global_zero:
         for line in result.header(run, data, learner, trainer):
             log.info(line)
-    trainer.fit(learner, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    trainer.fit(
+        learner, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True
+    )
     fitted = time.perf_counter()
 
     chosen = run.checkpoints / ("best.ckpt" if data.val_size else "last.ckpt")
@@ -164,7 +180,9 @@ def evaluate(run: Run, checkpoint: Path, *, bar: bool) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def snapshot(learner: Learner, data: DataModule, samples: int = 4, neurons: int = 100) -> dict[str, np.ndarray]:
+def snapshot(
+    learner: Learner, data: DataModule, samples: int = 4, neurons: int = 100
+) -> dict[str, np.ndarray]:
     """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
 
     `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
@@ -206,7 +224,11 @@ def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, floa
 
 def rewind(trainer: Trainer, checkpoint: Path | None) -> None:
     """Take rows off the metrics file that lie beyond the checkpoint that training starts from."""
-    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"] if checkpoint else -1
+    step = (
+        torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+        if checkpoint
+        else -1
+    )
     for logger in trainer.loggers:
         if isinstance(logger, CSV):
             logger.truncate(step)
@@ -224,6 +246,3 @@ def quiet() -> None:
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-__all__ = ["Interrupted", "Run", "build", "evaluate", "quiet", "train"]

@@ -46,11 +46,19 @@ class Module:
         for node in self.tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
                 return self, node
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(t, ast.Name) and t.id == name for t in node.targets
+            ):
                 return self, node
-            if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            if isinstance(node, ast.ImportFrom) and any(
+                (a.asname or a.name) == name for a in node.names
+            ):
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                base = self.package.split(".")[: len(self.package.split(".")) - node.level + 1] if node.level else []
+                base = (
+                    self.package.split(".")[: len(self.package.split(".")) - node.level + 1]
+                    if node.level
+                    else []
+                )
                 source = module_of(".".join([*base, *([node.module] if node.module else [])]))
                 return source.find(original) if source else None
         return None
@@ -67,7 +75,11 @@ def module_of(dotted: str) -> Module | None:
     if spec is None:
         return None
     if spec.submodule_search_locations is None:
-        return Module(Path(spec.origin), "") if (spec.origin or "").endswith(".py") and not rest else None  # pyright: ignore[reportArgumentType]
+        return (
+            Module(Path(spec.origin), "")
+            if (spec.origin or "").endswith(".py") and not rest
+            else None
+        )  # pyright: ignore[reportArgumentType]
     for place in map(Path, spec.submodule_search_locations):
         path = place.joinpath(*rest)
         if (path / "__init__.py").is_file():
@@ -95,7 +107,11 @@ def _describe(target: str, module: Module, node: ast.stmt) -> Definition | None:
         return Definition(target, ast.get_docstring(node) or "", arguments, keywords, {}, module)
     if not isinstance(node, ast.ClassDef):
         return None
-    parents = [found for base in node.bases if isinstance(base, ast.Name) and (found := module.find(base.id))]
+    parents = [
+        found
+        for base in node.bases
+        if isinstance(base, ast.Name) and (found := module.find(base.id))
+    ]
     inherited = next((d for m, n in parents if (d := _describe(target, m, n))), None)
     literals = dict(inherited.literals) if inherited else {}
     arguments, keywords = (inherited.arguments, inherited.keywords) if inherited else ({}, False)
@@ -112,13 +128,21 @@ def _describe(target: str, module: Module, node: ast.stmt) -> Definition | None:
 def _assigned(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         return statement.targets[0].id
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+    if (
+        isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and statement.value
+    ):
         return statement.target.id
     return None
 
 
 def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("frozenset", "set"):
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("frozenset", "set")
+    ):
         return frozenset(ast.literal_eval(node.args[0])) if node.args else frozenset()
     return ast.literal_eval(node)
 
@@ -127,8 +151,12 @@ def _arguments(node: ast.FunctionDef, skip: int) -> tuple[dict[str, Argument], b
     given = node.args
     positional = [*given.posonlyargs, *given.args]
     defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
-    pairs = [*zip(positional, defaults, strict=True)][skip:] + [*zip(given.kwonlyargs, given.kw_defaults, strict=True)]
-    arguments = {a.arg: Argument(a.annotation, ast.unparse(d) if d is not None else None) for a, d in pairs}
+    pairs = [*zip(positional, defaults, strict=True)][skip:] + [
+        *zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    ]
+    arguments = {
+        a.arg: Argument(a.annotation, ast.unparse(d) if d is not None else None) for a, d in pairs
+    }
     return arguments, given.kwarg is not None
 
 
@@ -141,18 +169,28 @@ def _words(node: ast.expr | None, module: Module | None) -> str:
     node = _resolve(node, module)
     match node:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-            options = [str(ast.literal_eval(e)) for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])]
+            options = [
+                str(ast.literal_eval(e))
+                for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])
+            ]
             return " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             return f"{_words(left, module)} or {_words(right, module)}"
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return f"{_words(inner, module)} or null"
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
+            return " or ".join(_words(option, module) for option in options)
         case ast.Constant(value=None):
             return "null"
         case None:
             return "anything"
         case _:
-            return {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}.get(
-                text := ast.unparse(node), text
-            )
+            return {
+                "bool": "true or false",
+                "int": "a whole number",
+                "float": "a number",
+                "str": "text",
+            }.get(text := ast.unparse(node), text)
 
 
 def conforms(value: Any, argument: Argument, module: Module | None) -> bool:
@@ -188,7 +226,10 @@ def _conforms(value: Any, node: ast.expr | None, module: Module | None) -> bool:
             return any(_conforms(value, option, module) for option in options)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             options = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            return any(ast.literal_eval(e) == value and type(ast.literal_eval(e)) is type(value) for e in options)
+            return any(
+                ast.literal_eval(e) == value and type(ast.literal_eval(e)) is type(value)
+                for e in options
+            )
         case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=inner):
             return isinstance(value, list) and all(_conforms(item, inner, module) for item in value)
         case _:

@@ -23,20 +23,26 @@ def bin_events(
 ) -> np.ndarray:
     r"""Count the events of a recording in `steps` bins; every event lands in exactly one.
 
-    $$k_i = \min\left(T - 1, \left\lfloor T \frac{t_i - t_0}{t_{N-1} - t_0} \right\rfloor\right) \quad \text{by time}, \qquad
-      k_i = \min\left(T - 1, \lfloor i / \lfloor N / T \rfloor \rfloor\right) \quad \text{by count}$$
+    $$k_i = \min\left(T - 1, \left\lfloor T \frac{t_i - t_0}{t_{N-1} - t_0} \right\rfloor\right)
+    \quad \text{by time}, \qquad
+      k_i = \min\left(T - 1, \lfloor i / \lfloor N / T \rfloor \rfloor\right) \quad \text{by
+      count}$$
 
-    By count, events are put into the order of their times first (ties keep the order of arrival), and with fewer
-    events than bins all of them land in the last. By time, events that all share one time land in the first bin.
+    By count, events are put into the order of their times first (ties keep the order of arrival),
+    and with fewer
+    events than bins all of them land in the last. By time, events that all share one time land in
+    the first bin.
     A recording without events gives zeros.
 
     **Arguments:**
 
-    - `events`: a structured array or a mapping with the times `t` and one address for each axis of the sensor: `x`; `y` and `x`; or `p`, `y` and `x`.
+    - `events`: a structured array or a mapping with the times `t` and one address for each axis of
+      the sensor: `x`; `y` and `x`; or `p`, `y` and `x`.
     - `sensor`: shape of a frame: `(W,)`, `(H, W)` or `(P, H, W)`.
     - `steps`: number of bins T.
     - `by`: bins of equal duration or of an equal number of events.
-    - `window`: duration of a bin, in the unit of `t`, instead of a T-th of the recording. Events outside the T bins are left out.
+    - `window`: duration of a bin, in the unit of `t`, instead of a T-th of the recording. Events
+      outside the T bins are left out.
     - `start`: with `window`, where the first bin begins; the first event if left out.
     - `binary`: 1 where there was any event.
     - `source`: the file that an error names.
@@ -73,7 +79,8 @@ def check_binning(by: str, window: float | None) -> None:
         raise ValueError(f"dataset.binning must be time or count, got {by!r}.")
     if window is not None and (by == "count" or window <= 0):
         raise ValueError(
-            f"dataset.window is the duration of a bin, above 0 and with dataset.binning=time only; got {window} with {by}."
+            "dataset.window is the duration of a bin, above 0 and with dataset.binning=time only; "
+            f"got {window} with {by}."
         )
 
 
@@ -109,7 +116,8 @@ def _address(
         if beyond.any():
             i = int(beyond.argmax())
             raise CorruptData(
-                f"{source}: {name}={axis[i]} of event {i} is beyond the sensor, which has {name} from 0 to {size - 1} "
+                f"{source}: {name}={axis[i]} of event {i} is beyond the sensor, which has {name} "
+                f"from 0 to {size - 1} "
                 f"({int(beyond.sum())} of {n} events are)."
             )
         address = address * size + axis

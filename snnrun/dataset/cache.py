@@ -1,4 +1,4 @@
-"""The frames of a split, binned once and kept on disk: one `.npy` file with the labels and a checksum behind the frames."""
+"""The frames of a split, binned once and kept in a file, with labels and a checksum behind."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ Build = Callable[[], tuple[np.ndarray, Iterable[np.ndarray]]]
 
 
 class Frames:
-    """Samples held as one array of counts `(N, T, ...)`, in memory or mapped from a file, in the smallest unsigned type.
+    """Samples held as one array of counts `(N, T, ...)`, in memory or mapped from a file.
 
     **Arguments:**
 
@@ -46,8 +46,10 @@ class Frames:
 def cached_frames(path: Path | None, build: Build) -> Frames:
     """The frames in the file `path`, which is written first if it is missing or damaged.
 
-    The file is written under a name of its own in the same folder and renamed when complete, so that a killed or a
-    second process never leaves or sees half a file. Where the folder cannot be written, frames are kept in memory.
+    The file is written under a name of its own in the same folder and renamed when complete, so
+    that a killed or a
+    second process never leaves or sees half a file. Where the folder cannot be written, frames are
+    kept in memory.
 
     **Arguments:**
 
@@ -77,7 +79,8 @@ def cached_frames(path: Path | None, build: Build) -> Frames:
         return _read(np.memmap(path, np.uint8, "r"))
     except OSError as error:
         warnings.warn(
-            f"The frame cache {path} cannot be written ({error.strerror or error}); the frames are kept in memory. "
+            f"The frame cache {path} cannot be written ({error.strerror or error}); the frames are "
+            "kept in memory. "
             "Make the folder writable, or set dataset.cache=false.",
             stacklevel=2,
         )
@@ -93,7 +96,10 @@ def _in_memory(build: Build) -> np.ndarray:
 
 
 def _write(new_file: Callable[[], F], build: Build) -> F:
-    """Frames, labels and checksum, one behind the other; a count that does not fit the type starts a wider file."""
+    """Write frames, labels and checksum, one behind the other.
+
+    The type is the smallest unsigned one; a count that does not fit starts a wider file.
+    """
     labels, frames = build()
     file, dtype, start = new_file(), np.dtype(np.uint8), 0
     for i, frame in enumerate(frames):

@@ -24,20 +24,21 @@ Events = Mapping[str, np.ndarray] | np.ndarray
 class EventRecordings(DataModule):
     """Recordings of events, counted in T bins; a sample is `(T, *shape)`.
 
-    The frames of a split are computed once and kept under `.snnrun_cache` in the data folder, in a file for each choice
-    of binning. A subclass says where its files are and how one is read.
+    The frames of a split are computed once and kept under `.snnrun_cache` in the data folder, in a
+    file for each choice of binning. A subclass says where its files are and how one is read.
 
     **Arguments:** those of `DataModule`, and
 
     - `binning`: T bins of equal duration (`time`) or with equally many events (`count`).
-    - `window`: duration of a bin in microseconds, instead of a T-th of the recording; what lies beyond T bins is left out.
+    - `window`: duration of a bin in microseconds, instead of a T-th of the recording; what lies
+      beyond T bins is left out.
     - `binary`: 1 where there was any event, instead of their number.
-    - `cache`: keep the frames in a file; otherwise they are computed anew at each start and held in memory.
+    - `cache`: keep the frames in a file; otherwise they are computed anew at each start and held in
+      memory.
     """
 
-    start: float | None = (
-        0.0  # where the first window begins; None: at the first event, for clocks that start anywhere
-    )
+    # where the first window begins; None: at the first event, for clocks that start anywhere
+    start: float | None = 0.0
     patterns: Mapping[str, str]  # split -> its files, inside the folder
     published: Mapping[str, str]  # split -> what the archive holds, its name and checksum
 
@@ -127,10 +128,6 @@ class EventRecordings(DataModule):
 
     def _frames(self, files: list[Path]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
         labels, recordings = self.read(files)
-        if not ((labels >= 0) & (labels < self.num_classes)).all():
-            raise CorruptData(
-                f"{files[0]} and what lies beside it: labels other than 0 to {self.num_classes - 1}."
-            )
         log.info("binning %d recordings of dataset=%s", len(labels), self.option)
         options: dict[str, Any] = {
             "sensor": self.shape,
@@ -144,7 +141,7 @@ class EventRecordings(DataModule):
         )
 
     def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
-        """Labels of all recordings, and one after the other its name and its events, times in microseconds."""
+        """Labels of all recordings; of one after the other its name and its events, in us."""
         raise NotImplementedError(f"{type(self).__name__} must define read(files).")
 
 
@@ -163,11 +160,13 @@ class FileEach(EventRecordings):
 
     def label(self, path: Path) -> int:
         """The class of a recording: the number that its folder is called."""
-        if not path.parent.name.isdecimal():
+        name = path.parent.name
+        if not (name.isdecimal() and int(name) < self.num_classes):
             raise CorruptData(
-                f"{path}: its folder should be called by the number of its class, 0 to {self.num_classes - 1}."
+                f"{path}: its folder should be called by the number of its class, 0 to "
+                f"{self.num_classes - 1}."
             )
-        return int(path.parent.name)
+        return int(name)
 
     def events(self, path: Path) -> Events:
         """The events of a recording."""
@@ -179,7 +178,8 @@ class NMNIST(FileEach):
 
     **Arguments:** see `EventRecordings`.
 
-    Orchard, Jayawant, Cohen & Thakor, *Converting Static Image Datasets to Spiking Neuromorphic Datasets Using Saccades*, 2015.
+    Orchard, Jayawant, Cohen & Thakor, *Converting Static Image Datasets to Spiking Neuromorphic
+    Datasets Using Saccades*, 2015.
     """
 
     traits = frozenset({"events", "spatial"})
@@ -189,8 +189,10 @@ class NMNIST(FileEach):
     patterns = MappingProxyType({"train": "Train/*/*.bin", "test": "Test/*/*.bin"})
     published = MappingProxyType(
         {
-            "train": "60,000 recordings of 5 bytes an event, published in train.zip, MD5 20959b8e626244a1b502305a9e6e2031",
-            "test": "10,000 recordings of 5 bytes an event, published in test.zip, MD5 69ca8762b2fe404d9b9bad1103e97832",
+            "train": "60,000 recordings of 5 bytes an event, published in train.zip, MD5 "
+            "20959b8e626244a1b502305a9e6e2031",
+            "test": "10,000 recordings of 5 bytes an event, published in test.zip, MD5 "
+            "69ca8762b2fe404d9b9bad1103e97832",
         }
     )
 
@@ -221,16 +223,19 @@ class DVSGesture(FileEach):
     )
     published = MappingProxyType(
         {
-            "train": "1,077 arrays user<n>_<light>/<class>.npy, published in ibmGestureTrain.tar.gz, MD5 3a8f0d4120a166bac7591f77409cb105",
-            "test": "264 arrays user<n>_<light>/<class>.npy, published in ibmGestureTest.tar.gz, MD5 56070e45dadaa85fff82e0fbfbc06de5",
+            "train": "1,077 arrays user<n>_<light>/<class>.npy, published in "
+            "ibmGestureTrain.tar.gz, MD5 3a8f0d4120a166bac7591f77409cb105",
+            "test": "264 arrays user<n>_<light>/<class>.npy, published in ibmGestureTest.tar.gz, "
+            "MD5 56070e45dadaa85fff82e0fbfbc06de5",
         }
     )
 
     def label(self, path: Path) -> int:
         """The class of a recording: the number that its file is called."""
-        if not path.stem.isdecimal():
+        if not (path.stem.isdecimal() and int(path.stem) < self.num_classes):
             raise CorruptData(
-                f"{path}: it should be called by the number of its class, 0 to {self.num_classes - 1}."
+                f"{path}: it should be called by the number of its class, 0 to "
+                f"{self.num_classes - 1}."
             )
         return int(path.stem)
 
@@ -248,9 +253,10 @@ class DVSGesture(FileEach):
 
 
 class CIFAR10DVS(FileEach):
-    """CIFAR-10 images moved before an event camera, 10 x 1,000 recordings: the first nine tenths of each class for training.
+    """CIFAR-10 images moved before an event camera, 10 x 1,000 recordings.
 
-    Recordings may be the original ones (`.aedat`) or in AEDAT 4, as tonic fetches them (`.aedat4`).
+    The first nine tenths of each class, in the order of paths, are for training. Recordings may be the original ones
+    (`.aedat`) or in AEDAT 4, as tonic fetches them (`.aedat4`).
 
     **Arguments:** see `EventRecordings`.
 
@@ -277,7 +283,8 @@ class CIFAR10DVS(FileEach):
     patterns = MappingProxyType({"train": "<class>/*.aedat4"})
     published = MappingProxyType(
         {
-            "train": "10 x 1,000 recordings, published in CIFAR10DVS.zip, MD5 ce3a4a0682dc0943703bd8f749a7701c"
+            "train": "10 x 1,000 recordings (.aedat will do), published in CIFAR10DVS.zip, MD5 "
+            "ce3a4a0682dc0943703bd8f749a7701c"
         }
     )
 
@@ -303,7 +310,10 @@ class CIFAR10DVS(FileEach):
         return self.classes.index(path.parent.name)
 
     def events(self, path: Path) -> Events:
-        """AEDAT 4 is read with tonic; AEDAT 2 is lines that start with # and then pairs of big-endian words, address and time."""
+        """AEDAT 4 is read with tonic.
+
+        AEDAT 2 is lines that start with #, then pairs of big-endian words, address and time.
+        """
         if path.suffix == ".aedat4":
             return _aedat4(path)
         content = path.read_bytes()
@@ -311,8 +321,8 @@ class CIFAR10DVS(FileEach):
         while content[begin : begin + 1] == b"#":
             begin = content.index(b"\n", begin) + 1
         words = np.frombuffer(content, ">u4", offset=begin).reshape(-1, 2).astype(np.int64)
-        # the camera lay on its side: bits 8-14 run along the image's width and bits 1-7 along its height, both backwards;
-        # bit 0 is 0 for ON
+        # the camera lay on its side: bits 8-14 run along the image's width and bits 1-7 along its
+        # height, both backwards; bit 0 is 0 for ON
         address, t = words.T
         return {
             "x": 127 - (address >> 8 & 127),
@@ -331,11 +341,13 @@ def _aedat4(path: Path) -> Events:
         raise ModuleNotFoundError(
             f"{path} is in AEDAT 4, which needs the package aedat: pip install aedat."
         ) from error
+    except Exception as error:  # the decoder raises RuntimeError, tonic a plain Exception
+        raise ValueError(error) from error
     return dict(zip("txyp", (events[name] for name in events.dtype.names), strict=True))
 
 
 class CochleaSpikes(EventRecordings):
-    """Spikes of an artificial cochlea, all recordings of a split in one HDF5 file; it is read once, front to back."""
+    """Spikes of an artificial cochlea; a split is one HDF5 file, read once, front to back."""
 
     def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
         """See `EventRecordings.read`; times are seconds in half precision."""
@@ -344,7 +356,10 @@ class CochleaSpikes(EventRecordings):
             counts = [len(file[key]) for key in ("labels", "spikes/times", "spikes/units")]
             if len(set(counts)) > 1:
                 raise ValueError("{} labels, {} times and {} units".format(*counts))
-            return np.asarray(file["labels"][:]).astype(np.int64), self._spikes(path, counts[0])
+            labels = np.asarray(file["labels"][:]).astype(np.int64)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise CorruptData(f"{path} holds labels other than 0 to {self.num_classes - 1}.")
+        return labels, self._spikes(path, len(labels))
 
     def _spikes(self, path: Path, n: int, block: int = 256) -> Iterator[tuple[str, Events]]:
         for first in range(0, n, block):
@@ -367,7 +382,8 @@ class SHD(CochleaSpikes):
 
     **Arguments:** see `EventRecordings`.
 
-    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks*, 2022.
+    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic
+    Evaluation of Spiking Neural Networks*, 2022.
     """
 
     traits = frozenset({"events"})
@@ -377,8 +393,10 @@ class SHD(CochleaSpikes):
     patterns = MappingProxyType({"train": "shd_train.h5", "test": "shd_test.h5"})
     published = MappingProxyType(
         {
-            "train": "8,156 recordings, published in shd_train.h5.zip, MD5 f3252aeb598ac776c1b526422d90eecb",
-            "test": "2,264 recordings, published in shd_test.h5.zip, MD5 1503a5064faa34311c398fb0a1ed0a6f",
+            "train": "8,156 recordings, published in shd_train.h5.zip, MD5 "
+            "f3252aeb598ac776c1b526422d90eecb",
+            "test": "2,264 recordings, published in shd_test.h5.zip, MD5 "
+            "1503a5064faa34311c398fb0a1ed0a6f",
         }
     )
 
@@ -390,7 +408,8 @@ class SSC(CochleaSpikes):
 
     **Arguments:** see `EventRecordings`.
 
-    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic Evaluation of Spiking Neural Networks*, 2022.
+    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic
+    Evaluation of Spiking Neural Networks*, 2022.
     """
 
     traits = frozenset({"events"})
@@ -402,9 +421,12 @@ class SSC(CochleaSpikes):
     )
     published = MappingProxyType(
         {
-            "train": "75,466 recordings, published in ssc_train.h5.zip, MD5 d102be95e7144fcc0553d1f45ba94170",
-            "val": "9,981 recordings, published in ssc_valid.h5.zip, MD5 b4eee3516a4a90dd0c71a6ac23a8ae43",
-            "test": "20,382 recordings, published in ssc_test.h5.zip, MD5 a35ff1e9cffdd02a20eb850c17c37748",
+            "train": "75,466 recordings, published in ssc_train.h5.zip, MD5 "
+            "d102be95e7144fcc0553d1f45ba94170",
+            "val": "9,981 recordings, published in ssc_valid.h5.zip, MD5 "
+            "b4eee3516a4a90dd0c71a6ac23a8ae43",
+            "test": "20,382 recordings, published in ssc_test.h5.zip, MD5 "
+            "a35ff1e9cffdd02a20eb850c17c37748",
         }
     )
 
@@ -442,7 +464,8 @@ class SSC(CochleaSpikes):
         )
         if folds and val_size is None:
             raise ValueError(
-                "dataset.val_size must be set with dataset.folds: the published validation split is in no fold."
+                "dataset.val_size must be set with dataset.folds: the published validation split "
+                "is in no fold."
             )
         self.published_val = val_size is None
 

@@ -21,24 +21,27 @@ DEBIAN_FASHION = (
 
 
 class StaticImages(DataModule):
-    """Images of uint8 in memory. Training batches are cropped, flipped, put through AutoAugment, normalised and cut out.
+    """Images of uint8 in memory, normalised and augmented a batch at a time.
 
-    Every sample has draws of its own, from torch's global CPU generator whatever the device of the batch.
+    Training batches are cropped, flipped, put through AutoAugment, normalised and cut out. Every
+    sample has draws of its own, from torch's global CPU generator whatever the batch's device.
 
     **Arguments:** those of `DataModule`, and
 
-    - `normalize`: subtract the mean and divide by the deviation of each channel; otherwise intensities lie in 0..1.
+    - `normalize`: subtract the mean and divide by the deviation of each channel; otherwise
+      intensities lie in 0..1.
     - `mean`, `std`: these values instead of those of the training split.
     - `crop`: pad by that many zeros on each side and crop the old size at random.
     - `flip`: mirror half of the images.
     - `cutout`: side of a square that is set to zero, its centre anywhere in the image; 0 for none.
     - `autoaugment`: a policy of torchvision's AutoAugment, `cifar10`.
 
-    DeVries & Taylor, *Improved Regularization of Convolutional Neural Networks with Cutout*, 2017; Cubuk et al., *AutoAugment*, 2019.
+    DeVries & Taylor, *Improved Regularization of Convolutional Neural Networks with Cutout*, 2017;
+    Cubuk et al., *AutoAugment*, 2019.
     """
 
     traits = frozenset({"static", "spatial"})
-    traits_if = {("normalize", False): {"intensity"}}
+    traits_if: ClassVar = {("normalize", False): {"intensity"}}
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
 
@@ -81,17 +84,20 @@ class StaticImages(DataModule):
                 )
             if values is not None and len(values) != channels:
                 raise ValueError(
-                    f"dataset.{key} must have a value for each of {channels} channels, got {list(values)}."
+                    f"dataset.{key} must have a value for each of {channels} channels, got "
+                    f"{list(values)}."
                 )
         if crop < 0 or cutout < 0:
             raise ValueError(
-                f"dataset.crop and dataset.cutout are numbers of pixels, 0 for none; got {crop} and {cutout}."
+                f"dataset.crop and dataset.cutout are numbers of pixels, 0 for none; got {crop} "
+                f"and {cutout}."
             )
         if autoaugment not in (None, "cifar10"):
             raise ValueError(f"dataset.autoaugment must be cifar10 or null, got {autoaugment!r}.")
         if autoaugment and channels != 3:
             raise ValueError(
-                f"dataset.autoaugment needs colour images; dataset={self.option} has {channels} channel."
+                f"dataset.autoaugment needs colour images; dataset={self.option} has {channels} "
+                "channel."
             )
         self.normalize, self.crop, self.flip, self.cutout, self.autoaugment = (
             normalize,
@@ -135,7 +141,7 @@ def random_crop(x: Tensor, padding: int) -> Tensor:
 
 
 def random_cutout(x: Tensor, size: int) -> Tensor:
-    """Set a square of `(B, C, H, W)` to zero, its centre drawn for each sample; it may reach over the border."""
+    """Set a square of `(B, C, H, W)` to zero around a pixel drawn for each sample."""
     n, _, h, w = x.shape
 
     def covered(length: int) -> Tensor:
@@ -152,7 +158,8 @@ class MNIST(StaticImages):
 
     **Arguments:** see `StaticImages`.
 
-    LeCun, Bottou, Bengio & Haffner, *Gradient-Based Learning Applied to Document Recognition*, 1998.
+    LeCun, Bottou, Bengio & Haffner, *Gradient-Based Learning Applied to Document Recognition*,
+    1998.
     """
 
     option = "mnist"
@@ -186,7 +193,7 @@ class MNIST(StaticImages):
             "t10k-labels": 10_008,
         }
         files = {
-            name: f"{size[name[: name.index('-idx')]]:,} bytes, MD5 {md5} (unpacked; {name}.gz will do)"
+            name: f"{size[name.split('-idx')[0]]:,} bytes, MD5 {md5} (unpacked; {name}.gz will do)"
             for name, md5 in self.md5.items()
             if self.path(name) is None
         }
@@ -204,7 +211,10 @@ class MNIST(StaticImages):
         return checked(images.reshape(-1, *self.shape), labels, self.num_classes, path, label_path)
 
     def _idx(self, name: str) -> tuple[np.ndarray, Path]:
-        """An array of bytes: two zeros, 8 for bytes, the number of axes, each length as a big-endian int32, the content."""
+        """Read an array of bytes and say where it was found.
+
+        The file begins with two zeros, 8 for bytes, the number of axes and the big-endian lengths.
+        """
         path = self.path(name) or Path(self.root, type(self).__name__, "raw", name)
         with reading(path):
             content = path.read_bytes()
@@ -225,11 +235,14 @@ class MNIST(StaticImages):
 
 
 class FashionMNIST(MNIST):
-    """Pieces of clothing, 60,000 + 10,000 of 28x28; also read from where Debian's package dataset-fashion-mnist puts it.
+    """Pieces of clothing, 60,000 + 10,000 of 28x28.
+
+    Also read from where Debian's package dataset-fashion-mnist puts it.
 
     **Arguments:** see `StaticImages`.
 
-    Xiao, Rasul & Vollgraf, *Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms*, 2017.
+    Xiao, Rasul & Vollgraf, *Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+    Algorithms*, 2017.
     """
 
     option = "fashion_mnist"
@@ -241,7 +254,10 @@ class FashionMNIST(MNIST):
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
     elsewhere = DEBIAN_FASHION
-    hint = f"On Debian and Ubuntu, apt install dataset-fashion-mnist puts them into {DEBIAN_FASHION}, which is read too."
+    hint = (
+        "On Debian and Ubuntu, apt install dataset-fashion-mnist puts them into "
+        f"{DEBIAN_FASHION}, which is read too."
+    )
 
 
 class CIFAR10(StaticImages):
@@ -335,7 +351,7 @@ class CIFAR10(StaticImages):
         }
 
     def load(self, split: Split) -> Samples:
-        """Read the batches of a split; MD5 sums are not compared, so that a copy pickled anew will do."""
+        """Read the batches of a split; a copy pickled anew will do, whatever its MD5."""
         parts = [self._batch(Path(self.root, self.folder, name)) for name in self.files[split]]
         return InMemory(
             torch.cat([part.x for part in parts]), torch.cat([part.targets for part in parts])
@@ -374,7 +390,7 @@ class CIFAR100(CIFAR10):
 def checked(
     images: np.ndarray, labels: np.ndarray, num_classes: int, path: Path, label_path: Path
 ) -> InMemory:
-    """Images and labels as tensors, once there are as many of the one as of the other and all labels are classes."""
+    """Images and labels as tensors, if they are equally many and all labels are classes."""
     if labels.ndim != 1 or len(labels) != len(images):
         raise CorruptData(
             f"{path} holds {len(images):,} images, but {label_path} {labels.size:,} labels."
@@ -387,7 +403,7 @@ def checked(
 
 
 class PickledBytes:
-    """What stands for a numpy array of bytes while a pickle is read: no code of numpy's runs on what the file says."""
+    """Stands for a numpy array of bytes while a pickle is read, so that nothing of numpy's runs."""
 
     def __init__(self, *args: Any):
         self.args = args
@@ -405,7 +421,7 @@ class PickledBytes:
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads plain containers and arrays of bytes; any other name in the pickle is refused and nothing is executed."""
+    """Reads containers and arrays of bytes; any other name is refused, nothing is executed."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in for the few names of an array."""

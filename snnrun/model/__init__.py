@@ -5,4 +5,14 @@ from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.model.mlp import MLP
 from snnrun.model.recurrent import Recurrent
 
-__all__ = ["MLP", "ConvNet", "Dropout", "Layer", "Pool", "Recurrent", "layers", "over_time", "parts"]
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "Dropout",
+    "Layer",
+    "Pool",
+    "Recurrent",
+    "layers",
+    "over_time",
+    "parts",
+]

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from snnrun.model.layers import Dropout, HeadFactory, Layer, NeuronFactory, NormFactory, Pool
 
-_WORD = re.compile(r"(?P<channels>\d+)C(?P<kernel>\d+)((?P<stride>s\d+)|(?P<padding>p\d+))*|(?P<pool>[PAM])(?P<size>\d+)|(?P<dense>\d+)")
+_WORD = re.compile(
+    r"(?P<channels>\d+)C(?P<kernel>\d+)((?P<stride>s\d+)|(?P<padding>p\d+))*|(?P<pool>[PAM])(?P<size>\d+)|(?P<dense>\d+)"
+)
 
 
 class ConvNet(nn.Module):
@@ -58,10 +60,14 @@ class ConvNet(nn.Module):
                 size = int(found["dense"])
                 if len(shape) == 3:
                     body.append(nn.Flatten(2))
-                body.append(Layer(nn.Linear(math.prod(shape), size, bias=bias), norm(size), neuron(size)))
+                body.append(
+                    Layer(nn.Linear(math.prod(shape), size, bias=bias), norm(size), neuron(size))
+                )
                 shape = (size,)
             elif len(shape) != 3:
-                raise ValueError(f"model.spec: {word!r} stands behind a dense layer in {spec!r}; dense layers come last.")
+                raise ValueError(
+                    f"model.spec: {word!r} stands behind a dense layer in {spec!r}; dense layers come last."
+                )
             elif found["pool"]:
                 kind: Literal["max", "avg"] = {"A": "avg", "M": "max"}.get(found["pool"], pool)  # pyright: ignore[reportAssignmentType]
                 size = int(found["size"])
@@ -70,12 +76,20 @@ class ConvNet(nn.Module):
             else:
                 channels, kernel = int(found["channels"]), int(found["kernel"])
                 stride = int((found["stride"] or "s1")[1:])
-                pad = int(found["padding"][1:]) if found["padding"] else kernel // 2 if padding == "same" else 0
+                pad = (
+                    int(found["padding"][1:])
+                    if found["padding"]
+                    else kernel // 2
+                    if padding == "same"
+                    else 0
+                )
                 convolution = nn.Conv2d(shape[0], channels, kernel, stride, pad, bias=bias)
                 body.append(Layer(convolution, norm(channels), neuron(channels)))
                 shape = (channels, *((side + 2 * pad - kernel) // stride + 1 for side in shape[1:]))
             if min(shape) < 1:
-                raise ValueError(f"model.spec: nothing is left of the image {in_shape} after {word!r} in {spec!r}.")
+                raise ValueError(
+                    f"model.spec: nothing is left of the image {in_shape} after {word!r} in {spec!r}."
+                )
             if dropout and not found["pool"]:
                 body.append(Dropout(dropout))
         if len(shape) == 3:

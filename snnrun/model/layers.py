@@ -34,7 +34,11 @@ class Layer(nn.Module):
     """
 
     def __init__(
-        self, synapse: nn.Module, norm: nn.Module | None, neuron: nn.Module | None, recurrent: nn.Module | None = None
+        self,
+        synapse: nn.Module,
+        norm: nn.Module | None,
+        neuron: nn.Module | None,
+        recurrent: nn.Module | None = None,
     ):
         super().__init__()
         self.synapse, self.norm, self.recurrent = synapse, norm, recurrent
@@ -45,7 +49,9 @@ class Layer(nn.Module):
         current = x if isinstance(self.synapse, nn.Identity) else over_time(self.synapse, x)
         if self.norm is not None:
             current = self.norm(current)
-        return self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
+        return (
+            self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
+        )
 
     def _loop(self, current: Tensor, recurrent: nn.Module) -> Tensor:
         assert isinstance(self.neuron, Neuron)
@@ -126,4 +132,8 @@ def layers(net: nn.Module) -> Iterator[tuple[str, Layer]]:
 
 def parts(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The named layers, pools and dropouts of a network, in the order of their definition."""
-    return ((name, part) for name, part in net.named_modules() if isinstance(part, Layer | Pool | Dropout))
+    return (
+        (name, part)
+        for name, part in net.named_modules()
+        if isinstance(part, Layer | Pool | Dropout)
+    )

@@ -36,13 +36,19 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         if not re.fullmatch(r"R?\d+(-R?\d+)*", str(spec)):
-            raise ValueError(f"model.spec must be layer sizes joined by '-', R before a recurrent one, got {spec!r}.")
+            raise ValueError(
+                f"model.spec must be layer sizes joined by '-', R before a recurrent one, got {spec!r}."
+            )
         features = math.prod(in_shape)
         body: list[nn.Module] = []
         for word in str(spec).split("-"):
             size = int(word.removeprefix("R"))
             loop = nn.Linear(size, size, bias=False) if word.startswith("R") else None
-            body.append(Layer(nn.Linear(features, size, bias=bias), norm(size), neuron(size), recurrent=loop))
+            body.append(
+                Layer(
+                    nn.Linear(features, size, bias=bias), norm(size), neuron(size), recurrent=loop
+                )
+            )
             if dropout:
                 body.append(Dropout(dropout))
             features = size

@@ -92,7 +92,9 @@ class BPTT(Rule):
     def __init__(self, truncate: int = 0):
         super().__init__()
         if truncate < 0:
-            raise ValueError(f"rule.truncate must be 0 (whole sequence) or a number of steps, got {truncate}.")
+            raise ValueError(
+                f"rule.truncate must be 0 (whole sequence) or a number of steps, got {truncate}."
+            )
         self.truncate = truncate
 
     def loss(self, learner: Learning, x: Tensor, y: Tensor) -> Tensor:
@@ -100,5 +102,7 @@ class BPTT(Rule):
         if not self.truncate:
             return super().loss(learner, x, y)
         with carry(learner.net, detach=True):
-            out = torch.cat([learner.net(chunk) for chunk in learner.encoder(x).split(self.truncate)])
+            out = torch.cat(
+                [learner.net(chunk) for chunk in learner.encoder(x).split(self.truncate)]
+            )
         return learner.score(out, y)

@@ -14,7 +14,9 @@ class Classification:
 
     def __init__(self, monitor: str = "val/acc", mode: str = "max"):
         if monitor.startswith("test/"):
-            raise ValueError(f"task.monitor must not select on test data, got {monitor}. Use val/acc or val/loss.")
+            raise ValueError(
+                f"task.monitor must not select on test data, got {monitor}. Use val/acc or val/loss."
+            )
         if mode not in ("max", "min"):
             raise ValueError(f"task.mode must be max or min, got {mode}.")
         self.monitor, self.mode = monitor, mode

@@ -76,7 +76,10 @@ def test_drop_last_leaves_full_batches(n, batch_size):
 
 @given(SIZES, st.integers(1, 9), st.integers(1, 5))
 def test_ranks_score_every_sample_once_in_evaluation(n, batch_size, world_size):
-    ranks = [BatchSampler(torch.arange(n), batch_size, rank=r, world_size=world_size) for r in range(world_size)]
+    ranks = [
+        BatchSampler(torch.arange(n), batch_size, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     shares = [flat(rank) for rank in ranks]
     assert sorted(i for share in shares for i in share) == list(range(n))
     assert [rank.share() for rank in ranks] == [len(share) for share in shares]
@@ -86,7 +89,9 @@ def test_ranks_score_every_sample_once_in_evaluation(n, batch_size, world_size):
 @given(st.integers(6, 40), st.integers(1, 9), st.integers(1, 5))
 def test_ranks_get_as_many_in_training(n, batch_size, world_size):
     ranks = [
-        BatchSampler(torch.arange(n), batch_size, shuffle=True, seed=5, rank=r, world_size=world_size)
+        BatchSampler(
+            torch.arange(n), batch_size, shuffle=True, seed=5, rank=r, world_size=world_size
+        )
         for r in range(world_size)
     ]
     shares = [flat(rank) for rank in ranks]
@@ -100,7 +105,9 @@ def test_splits_are_disjoint_and_complete():
     train, val, test = (data.indices[name].tolist() for name in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (30, 10, 10)
     assert sorted(train + val) == list(range(40)) and test == list(range(10))
-    assert [x.item() for batch, _, _ in data.test_dataloader() for x in batch] == list(range(40, 50))
+    assert [x.item() for batch, _, _ in data.test_dataloader() for x in batch] == list(
+        range(40, 50)
+    )
 
 
 def test_validation_size_as_a_count_and_none():
@@ -170,7 +177,8 @@ def test_reading_names_the_file_and_lets_others_through():
     with pytest.raises(CorruptData) as error, reading(Path("some.bin")):
         raise EOFError("at byte 7")
     assert str(error.value) == (
-        "some.bin is truncated or damaged (EOFError: at byte 7). It was left as it is: put a good copy in its place."
+        "some.bin is truncated or damaged (EOFError: at byte 7). It was left as it is: put a good "
+        "copy in its place."
     )
     with pytest.raises(PermissionError), reading(Path("some.bin")):
         raise PermissionError

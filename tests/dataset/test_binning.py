@@ -19,7 +19,9 @@ def recordings(draw, min_size=0):
     for name, size in zip("pyx", SENSOR, strict=True):
         columns[name] = draw(st.lists(st.integers(0, size - 1), min_size=n, max_size=n))
     kind = float if any(isinstance(t, float) for t in columns["t"]) else int
-    return {name: np.array(values, kind if name == "t" else int) for name, values in columns.items()}
+    return {
+        name: np.array(values, kind if name == "t" else int) for name, values in columns.items()
+    }
 
 
 def summed(events) -> np.ndarray:
@@ -42,7 +44,8 @@ def test_by_time_any_order_of_arrival_gives_the_same(events, steps, random):
     random.shuffle(order)
     other = {name: column[order] for name, column in events.items()}
     np.testing.assert_array_equal(
-        bin_events(other, sensor=SENSOR, steps=steps), bin_events(events, sensor=SENSOR, steps=steps)
+        bin_events(other, sensor=SENSOR, steps=steps),
+        bin_events(events, sensor=SENSOR, steps=steps),
     )
 
 
@@ -83,7 +86,9 @@ def test_windows_take_the_events_of_their_time_and_no_other(events, steps, windo
     frames = bin_events(events, sensor=SENSOR, steps=steps, window=window, start=start)
     for k, frame in enumerate(frames):
         inside = (t >= begin + k * window) & (t < begin + (k + 1) * window)
-        np.testing.assert_array_equal(frame, summed({name: c[inside] for name, c in events.items()}))
+        np.testing.assert_array_equal(
+            frame, summed({name: c[inside] for name, c in events.items()})
+        )
 
 
 @given(recordings(), STEPS, BY)
@@ -101,7 +106,9 @@ def test_an_empty_recording_gives_zeros(options, kind):
     assert frames.shape == (4, *SENSOR) and frames.sum() == 0
 
 
-@pytest.mark.parametrize(("options", "k"), [({"by": "time"}, 0), ({"by": "count"}, 3), ({"window": 3.0}, 0)])
+@pytest.mark.parametrize(
+    ("options", "k"), [({"by": "time"}, 0), ({"by": "count"}, 3), ({"window": 3.0}, 0)]
+)
 def test_one_event(options, k):
     event = {name: np.array([1]) for name in "tpyx"}
     frames = bin_events(event, sensor=SENSOR, steps=4, **options)
@@ -136,11 +143,13 @@ def test_structured_arrays_are_events_too():
     [
         (
             {"t": [0, 1, 2], "x": [1, 5, 7]},
-            "a.bin: x=5 of event 1 is beyond the sensor, which has x from 0 to 4 (2 of 3 events are).",
+            "a.bin: x=5 of event 1 is beyond the sensor, which has x from 0 to 4 (2 of 3 events "
+            "are).",
         ),
         (
             {"t": [0], "x": [-1]},
-            "a.bin: x=-1 of event 0 is beyond the sensor, which has x from 0 to 4 (1 of 1 events are).",
+            "a.bin: x=-1 of event 0 is beyond the sensor, which has x from 0 to 4 (1 of 1 events "
+            "are).",
         ),
         ({"t": [0.0, np.nan], "x": [0, 0]}, "a.bin: the time of event 1 is not finite."),
         ({"t": [0], "x": [np.inf]}, "a.bin: x of event 0 is not finite."),
@@ -149,7 +158,9 @@ def test_structured_arrays_are_events_too():
 )
 def test_bad_events_are_errors_that_name_the_file(events, message):
     with pytest.raises(CorruptData) as error:
-        bin_events({k: np.array(v) for k, v in events.items()}, sensor=(5,), steps=2, source="a.bin")
+        bin_events(
+            {k: np.array(v) for k, v in events.items()}, sensor=(5,), steps=2, source="a.bin"
+        )
     assert str(error.value) == message
 
 
@@ -161,5 +172,6 @@ def test_wrong_options():
     with pytest.raises(ValueError) as error:
         bin_events(event, sensor=(1,), steps=1, by="count", window=3)
     assert str(error.value) == (
-        "dataset.window is the duration of a bin, above 0 and with dataset.binning=time only; got 3 with count."
+        "dataset.window is the duration of a bin, above 0 and with dataset.binning=time only; got "
+        "3 with count."
     )

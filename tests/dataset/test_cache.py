@@ -13,7 +13,9 @@ COUNTS = [1, 255, 0, 256, 7, 70_000, 3]
 
 
 def build(counts=COUNTS):
-    return np.arange(len(counts)) % 3, (np.full((2, 3), count) + np.eye(2, 3, dtype=int) for count in counts)
+    return np.arange(len(counts)) % 3, (
+        np.full((2, 3), count) + np.eye(2, 3, dtype=int) for count in counts
+    )
 
 
 def forbidden():
@@ -21,7 +23,9 @@ def forbidden():
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-@pytest.mark.parametrize(("n", "kind"), [(1, np.uint8), (2, np.uint16), (5, np.uint16), (7, np.uint32)])
+@pytest.mark.parametrize(
+    ("n", "kind"), [(1, np.uint8), (2, np.uint16), (5, np.uint16), (7, np.uint32)]
+)
 def test_counts_come_back_in_the_smallest_type(tmp_path, on_disk, n, kind):
     path = tmp_path / "made" / "a.npy" if on_disk else None
     frames = cached_frames(path, lambda: build(COUNTS[:n]))
@@ -50,7 +54,13 @@ def test_a_damaged_file_is_built_again(tmp_path, damage, caplog):
     good = path.read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 1
-    bad = {"empty": b"", "cut": good[:-9], "flip": flipped, "zeros": bytes(len(good)), "foreign": b"hello"}
+    bad = {
+        "empty": b"",
+        "cut": good[:-9],
+        "flip": flipped,
+        "zeros": bytes(len(good)),
+        "foreign": b"hello",
+    }
     path.write_bytes(bad[damage])
     with caplog.at_level(logging.INFO):
         assert cached_frames(path, build)[[5]][0][0, 0, 1] == 70_000
@@ -68,7 +78,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")]
+)
 def test_where_nothing_can_be_written_frames_stay_in_memory(tmp_path, monkeypatch, error):
     def refuse(*_):
         raise error
@@ -78,7 +90,8 @@ def test_where_nothing_can_be_written_frames_stay_in_memory(tmp_path, monkeypatc
     with pytest.warns(UserWarning) as warned:
         frames = cached_frames(path, build)
     assert str(warned[0].message) == (
-        f"The frame cache {path} cannot be written ({error.strerror}); the frames are kept in memory. "
+        f"The frame cache {path} cannot be written ({error.strerror}); the frames are kept in "
+        "memory. "
         "Make the folder writable, or set dataset.cache=false."
     )
     assert frames[[5]][0][0, 0, 1] == 70_000
@@ -93,7 +106,9 @@ def _race(path, barrier, results):
 def test_two_processes_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=_race, args=(tmp_path / "a.npy", barrier, results)) for _ in range(2)]
+    workers = [
+        context.Process(target=_race, args=(tmp_path / "a.npy", barrier, results)) for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     assert [results.get(timeout=120), results.get(timeout=120)] == [70_000, 70_000]

@@ -1,9 +1,10 @@
-"""Files here are made, in the published layouts; the published ones are read where SNNRUN_DATA says they are."""
+"""Made files in the published layouts; also the real ones, where SNNRUN_DATA says they are."""
 
 import gzip
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from snnrun.dataset import CIFAR10, CIFAR100, MNIST, CorruptData, FashionMNIST, 
 from snnrun.dataset.static import random_crop, random_cutout
 
 REAL = os.environ.get("SNNRUN_DATA", "")
-OPTIONS = {"steps": 4, "batch_size": 8}
+OPTIONS: dict[str, Any] = {"steps": 4, "batch_size": 8}
 COUNT = {"train": 20, "t10k": 10}
 
 
@@ -28,7 +29,10 @@ def make_mnist(root: Path, folder="MNIST/raw", suffix="") -> Path:
     raw.mkdir(parents=True)
     pack = gzip.compress if suffix else bytes
     for part, n in COUNT.items():
-        images, labels = random.integers(0, 256, (n, 28, 28), np.uint8), np.arange(n, dtype=np.uint8) % 10
+        images, labels = (
+            random.integers(0, 256, (n, 28, 28), np.uint8),
+            np.arange(n, dtype=np.uint8) % 10,
+        )
         (raw / f"{part}-images-idx3-ubyte{suffix}").write_bytes(pack(idx(images)))
         (raw / f"{part}-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(labels)))
     return raw
@@ -48,7 +52,9 @@ def make_cifar(root: Path, data=CIFAR10, rows=6, protocol=4) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -125,7 +131,8 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, monkeypatch, p
     with pytest.raises(CorruptData) as error:
         data.setup()
     assert str(error.value) == (
-        f"{path} is truncated or damaged (ValueError: it wants to run posix.mkdir, which is refused). "
+        f"{path} is truncated or damaged (ValueError: it wants to run posix.mkdir, which is "
+        "refused). "
         "It was left as it is: put a good copy in its place."
     )
     assert contents(tmp_path) == before and not Path("planted").exists()
@@ -143,7 +150,8 @@ def test_missing_files_are_listed(tmp_path):
         "(unpacked; train-images-idx3-ubyte.gz will do)\n"
         "  t10k-labels-idx1-ubyte   10,008 bytes, MD5 27ae3e4e09519cfbb04c329615203637 "
         "(unpacked; t10k-labels-idx1-ubyte.gz will do)\n"
-        "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds MNIST; "
+        "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds "
+        "MNIST; "
         "or fetch them with dataset.download=true."
     )
 
@@ -169,7 +177,8 @@ def test_missing_cifar_batches_are_listed(tmp_path):
         "  data_batch_3  10,000 images, about 31 MB, MD5 54ebc095f3ab1f0389bbae665268c751\n"
         "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds "
         "cifar-10-batches-py; or fetch them with dataset.download=true.\n"
-        "They are published in cifar-10-python.tar.gz, 170,498,071 bytes, MD5 c58f30108f718f92721af3b95e74349a."
+        "They are published in cifar-10-python.tar.gz, 170,498,071 bytes, MD5 "
+        "c58f30108f718f92721af3b95e74349a."
     )
 
 
@@ -192,9 +201,12 @@ def test_an_unreachable_source_says_where_the_files_belong(tmp_path, monkeypatch
         f"dataset=cifar100: 2 files are missing in {tmp_path}/cifar-100-python:\n"
         "  train  50,000 images, about 155 MB, MD5 16019d7e3df5f24257cddd939b257f8d\n"
         "  test   10,000 images, about 31 MB, MD5 f0ef6b0ae62326f3e7ffdfab6717acfc\n"
-        "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds cifar-100-python.\n"
-        "They are published in cifar-100-python.tar.gz, 169,001,437 bytes, MD5 eb9058c3a382ffc7106e4002c42a8d85.\n"
-        "Fetching them from the official source failed (OSError: Name or service not known); put them there by hand."
+        "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds "
+        "cifar-100-python.\n"
+        "They are published in cifar-100-python.tar.gz, 169,001,437 bytes, MD5 "
+        "eb9058c3a382ffc7106e4002c42a8d85.\n"
+        "Fetching them from the official source failed (OSError: Name or service not known); put "
+        "them there by hand."
     )
 
 
@@ -207,10 +219,19 @@ LEFT = "It was left as it is: put a good copy in its place."
         (
             "train-images-idx3-ubyte",
             lambda b: b[:-1],
-            "{} is truncated or damaged (ValueError: 15,679 bytes after the header, which announces 15,680). " + LEFT,
+            "{} is truncated or damaged (ValueError: 15,679 bytes after the header, which "
+            "announces 15,680). " + LEFT,
         ),
-        ("t10k-labels-idx1-ubyte", lambda b: b"", "{} is truncated or damaged (ValueError: not an idx file of bytes). " + LEFT),
-        ("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "{} holds labels other than 0 to 9."),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda b: b"",
+            "{} is truncated or damaged (ValueError: not an idx file of bytes). " + LEFT,
+        ),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda b: b[:-1] + b"\x0a",
+            "{} holds labels other than 0 to 9.",
+        ),
         (
             "train-labels-idx1-ubyte",
             lambda b: idx(np.zeros(19, np.uint8)),
@@ -242,7 +263,8 @@ def test_a_truncated_gz_file_is_named(tmp_path, cut):
     with pytest.raises(CorruptData) as error:
         MNIST(str(tmp_path), **OPTIONS).setup()
     assert str(error.value) == (
-        f"{path} is truncated or damaged (EOFError: Compressed file ended before the end-of-stream marker "
+        f"{path} is truncated or damaged (EOFError: Compressed file ended before the end-of-stream "
+        "marker "
         f"was reached). {LEFT}"
     )
 
@@ -262,15 +284,23 @@ def test_a_truncated_cifar_batch_is_named_and_left(tmp_path, name, cut):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1]}, "{0} holds 3 images, but {0} 2 labels."),
-        ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "{0} holds labels other than 0 to 9."),
+        (
+            {"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1]},
+            "{0} holds 3 images, but {0} 2 labels.",
+        ),
+        (
+            {"data": np.zeros((1, 3072), np.uint8), "labels": [10]},
+            "{0} holds labels other than 0 to 9.",
+        ),
         (
             {"data": np.zeros((1, 3071), np.uint8), "labels": [0]},
-            "{0} is truncated or damaged (ValueError: data has shape (1, 3071), not rows of 3,072 bytes). " + LEFT,
+            "{0} is truncated or damaged (ValueError: data has shape (1, 3071), not rows of 3,072 "
+            "bytes). " + LEFT,
         ),
         (
             {"data": np.zeros((1, 3072)), "labels": [0]},
-            "{0} is truncated or damaged (ValueError: an array of f8, not of bytes in C order). " + LEFT,
+            "{0} is truncated or damaged (ValueError: an array of f8, not of bytes in C order). "
+            + LEFT,
         ),
         ({"labels": [0]}, "{0} is truncated or damaged (KeyError: 'data'). " + LEFT),
     ],
@@ -302,7 +332,11 @@ def test_crop_is_a_shift_by_at_most_the_padding_with_zeros_outside_and_differs_b
     x = image.expand(200, 1, 5, 5)
     y = random_crop(x, 2)
     padded = torch.nn.functional.pad(image, [2] * 4)
-    places = {tuple(padded[0, i : i + 5, j : j + 5].flatten().tolist()) for i in range(5) for j in range(5)}
+    places = {
+        tuple(padded[0, i : i + 5, j : j + 5].flatten().tolist())
+        for i in range(5)
+        for j in range(5)
+    }
     seen = {tuple(row.flatten().tolist()) for row in y}
     assert seen <= places and len(seen) > 15
     assert y.dtype == torch.uint8 and y.shape == x.shape
@@ -325,14 +359,18 @@ def test_flip_mirrors_about_half_of_the_samples():
     assert 140 < int(mirrored.sum()) < 260
 
 
-AUGMENTED = {"crop": 4, "flip": True, "cutout": 8, "autoaugment": "cifar10"}
+AUGMENTED: dict[str, Any] = {"crop": 4, "flip": True, "cutout": 8, "autoaugment": "cifar10"}
 
 
-@pytest.mark.parametrize("options", [{key: value} for key, value in AUGMENTED.items()] + [AUGMENTED])
+@pytest.mark.parametrize(
+    "options", [{key: value} for key, value in AUGMENTED.items()] + [AUGMENTED]
+)
 def test_augmentation_is_drawn_per_sample_and_repeated_by_the_seed(options):
-    nothing = {"crop": 0, "flip": False}
+    nothing: dict[str, Any] = {"crop": 0, "flip": False}
     module = CIFAR10("data", **OPTIONS, **{**nothing, **options})
-    image = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     x = image.expand(16, 3, 32, 32).contiguous()
     kept = x.clone()
     torch.manual_seed(1)
@@ -351,11 +389,31 @@ def test_augmentation_is_drawn_per_sample_and_repeated_by_the_seed(options):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (MNIST, {"mean": [0.1], "normalize": False}, "dataset.mean has no effect with dataset.normalize=false; remove one of them."),
-        (CIFAR10, {"std": [0.1]}, "dataset.std must have a value for each of 3 channels, got [0.1]."),
-        (MNIST, {"crop": -1}, "dataset.crop and dataset.cutout are numbers of pixels, 0 for none; got -1 and 0."),
-        (CIFAR10, {"autoaugment": "imagenet"}, "dataset.autoaugment must be cifar10 or null, got 'imagenet'."),
-        (MNIST, {"autoaugment": "cifar10"}, "dataset.autoaugment needs colour images; dataset=mnist has 1 channel."),
+        (
+            MNIST,
+            {"mean": [0.1], "normalize": False},
+            "dataset.mean has no effect with dataset.normalize=false; remove one of them.",
+        ),
+        (
+            CIFAR10,
+            {"std": [0.1]},
+            "dataset.std must have a value for each of 3 channels, got [0.1].",
+        ),
+        (
+            MNIST,
+            {"crop": -1},
+            "dataset.crop and dataset.cutout are numbers of pixels, 0 for none; got -1 and 0.",
+        ),
+        (
+            CIFAR10,
+            {"autoaugment": "imagenet"},
+            "dataset.autoaugment must be cifar10 or null, got 'imagenet'.",
+        ),
+        (
+            MNIST,
+            {"autoaugment": "cifar10"},
+            "dataset.autoaugment needs colour images; dataset=mnist has 1 channel.",
+        ),
     ],
 )
 def test_wrong_options(data, options, message):

@@ -1,0 +1,107 @@
+"""What there is to choose from: `list` and `show`. Reads YAML and source text; imports no part."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from snnrun.check import composed, experiments, request
+from snnrun.config import BadRequest, Choices, closest, group_defaults, parse
+from snnrun.fit import TRAITS
+from snnrun.source import Definition, definition
+
+
+def list_parts(words: list[str]) -> int:
+    """The verb `list`: all groups, or the options of one with a sentence each."""
+    fits = words[words.index("--fits") + 1 :] if "--fits" in words else None
+    choices, rest = request(words[: words.index("--fits")] if fits is not None else words)
+    groups = [word for word in rest if "=" not in word]
+    if len(groups) > 1 or len(groups) != len(rest):
+        raise BadRequest("Usage: snnrun list [GROUP] [--fits group=option ...].")
+    if not groups:
+        defaults = group_defaults(choices.compose([]))
+        for group in choices.groups:
+            names = options(choices, group)
+            if names and "/" not in group and group != "hydra":
+                marked = [f"[{n}]" if n == defaults.get(group) else n for n in names]
+                print(f"{group:<11} {textwrap.fill(', '.join(marked), 100, subsequent_indent=' ' * 12)}")
+        print("\n[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all.")
+        return 0
+    group = groups[0]
+    if group not in choices.groups:
+        raise BadRequest(f"There is no group {group!r}.{closest(group, choices.groups)}")
+    wanted = fits if fits is not None else []
+    names = [n for n in options(choices, group) if fits is None or fitting(choices, group, n, wanted)]
+    width = max((len(name) for name in names), default=0)
+    for name in names:
+        print(f"{name:<{width}}  {sentence(choices, group, name)}")
+    if not names:
+        print(f"no {group} fits {' '.join(wanted)}")
+    return 0
+
+
+def options(choices: Choices, group: str) -> list[str]:
+    """The options of a group; experiments by their path."""
+    return experiments(choices) if group == "experiment" else choices.options(group)
+
+
+def fitting(choices: Choices, group: str, option: str, others: Sequence[str]) -> bool:
+    """Whether an option fits with others that are chosen."""
+    choices.compose(others)  # a mistake in them is not a misfit
+    try:
+        composed(choices, [*others, f"{group}={option}"])
+    except BadRequest:
+        return False
+    return True
+
+
+def sentence(choices: Choices, group: str, option: str) -> str:
+    """What an option is, in its docstring's first sentence or its file's first comment."""
+    known = described(choices.load(group, option))
+    if known and known.doc:
+        return known.doc.splitlines()[0]
+    file = choices.file(group, option)
+    text = file.read_text() if file else ""
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    return next((line for line in comments if line and not line.startswith("@package")), "")
+
+
+def described(values: dict[str, Any]) -> Definition | None:
+    """The definition that a YAML's own target names."""
+    target = values.get("_target_")
+    return definition(target) if isinstance(target, str) else None
+
+
+def show(words: list[str]) -> int:
+    """The verb `show`: parts with equation, arguments and file; without a group=option, the whole configuration."""
+    choices, overrides = request(words)
+    chosen = [o for o in parse(overrides) if choices.is_group(o) and not o.is_delete()]
+    cfg = composed(choices, overrides) if overrides else choices.compose([])
+    if not chosen:
+        print(OmegaConf.to_yaml(cfg_without_hydra(cfg)), end="")
+        return 0
+    for override in chosen:
+        group, option = str(override.key_or_group), str(override.value())
+        file = choices.file(group, option)
+        print(f"{group}={option}   {file or ''}\n")
+        known = described(choices.load(group, option))
+        if known:
+            print(textwrap.indent(known.doc, "    "))
+            words_of(known, choices.load(group, option))
+        print(textwrap.indent(file.read_text() if file else "", "    "))
+    return 0
+
+
+def words_of(known: Definition, values: dict[str, Any]) -> None:
+    """Print what a part is and needs."""
+    print()
+    for kind, title in (("traits", "is"), ("needs", "needs")):
+        for word in sorted(known.words(kind, values)):
+            print(f"    {title} {word}: {TRAITS.get(word, 'a word of its own')}")
+    print()
+
+
+def cfg_without_hydra(cfg: Any) -> Any:
+    """A configuration without Hydra's own node."""
+    return OmegaConf.create({str(k): cfg._get_node(k) for k in cfg if k != "hydra"})
