@@ -33,7 +33,7 @@ def searchpath(overrides: Sequence[str]) -> list[str]:
 
 
 def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
-    """A composed and checked configuration (with its `hydra` node). Raises `BadRequest` with everything that is wrong."""
+    """A composed and checked configuration. Raises `BadRequest` with everything that is wrong."""
     from hydra.core.hydra_config import HydraConfig
 
     cfg = choices.compose(overrides)

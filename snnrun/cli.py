@@ -1,4 +1,4 @@
-"""From the command line to a verb. Nothing heavy is imported here; torch and lightning only where a network is built."""
+"""From the command line to a verb; torch and lightning are imported only where a network is built."""
 
 import difflib
 import os

@@ -1,11 +1,9 @@
 """The only LightningModule: it feeds batches to a network, lets the rule make gradients, and scores."""
 
-import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from snnrun.metric import Activity, Tally
 from snnrun.rule import Rule
+from snnrun.seed import random_states, restore
 from snnrun.task import Classification
 
 
@@ -119,7 +118,7 @@ class Learner(LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         x, y, _ = batch
         encoded = self.encoder(self.prepare(x, train=False))
-        current = self.static and "input_spikes" not in self.encoder.traits
+        current = self.static and "input_spikes" not in getattr(self.encoder, "traits", ())
         with self.activity.watch(encoded, current=current):  # pyright: ignore[reportArgumentType]
             out = self.net(encoded)
         self.score(out, y)
@@ -209,27 +208,18 @@ class Learner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add random states, the position in the epoch and the running counts."""
-        version, internal, gauss = random.getstate()
-        numpy_state = np.random.get_state(legacy=True)
         checkpoint["snnrun"] = {
             "schedule": self.schedule.state_dict() if self.schedule else {},
             "tally": self.tally.sums,
             "history": self.history,
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "python": [version, list(internal), gauss],
-            "numpy": [
-                numpy_state[0],
-                torch.from_numpy(numpy_state[1].astype(np.int64)),
-                *numpy_state[2:],
-            ],
+            "random": random_states(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the rule rebuild the network for the weights; keep the rest for `on_train_start`."""
         self.rule.prepare_load(self.net, checkpoint)
         self.resumed = checkpoint["snnrun"]
-        self.history = self.resumed["history"]
+        self.history = checkpoint["snnrun"]["history"]
         self.resumed_epochs = len(self.history)
 
     def on_train_start(self) -> None:
@@ -239,13 +229,7 @@ class Learner(LightningModule):
             return
         state, self.resumed = self.resumed, None
         self.tally.sums = state["tally"]
-        torch.set_rng_state(state["torch"].cpu())
-        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        name, keys, *rest = state["numpy"]
-        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+        restore(state["random"])
 
     # --- diagnosis
 

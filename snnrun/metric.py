@@ -13,8 +13,8 @@ from snnrun.neuron import Neuron
 
 MAC_PJ, AC_PJ = 4.6, 0.9
 FORMULA = (
-    f"E = {MAC_PJ} pJ * MAC + {AC_PJ} pJ * AC per sample (45 nm, 32-bit float: Horowitz 2014); a MAC where a layer's input is"
-    " a current, one AC for each spike and synapse elsewhere; memory access, which costs more, is not counted"
+    f"E = {MAC_PJ} pJ * MAC + {AC_PJ} pJ * AC per sample (45 nm, 32-bit float: Horowitz 2014); a MAC where a"
+    " layer's input is a current, one AC for each spike and synapse elsewhere; memory access, which costs more, is not counted"
 )
 
 

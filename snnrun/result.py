@@ -137,7 +137,7 @@ def completed(
     monitored = [row for row in history if learner.task.monitor in row]
     best = (
         max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None)
-        if data.val_size
+        if data.validates
         else None
     )
     selection = {

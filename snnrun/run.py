@@ -96,13 +96,7 @@ class schedule:
 
     def __call__(self, optimizer: torch.optim.Optimizer, intervals: int) -> Any:
         """The scheduler of an optimiser over a number of intervals."""
-        cfg = OmegaConf.create(
-            {
-                k: v
-                for k, v in OmegaConf.to_container(self.cfg, resolve=True).items()
-                if k != "interval"
-            }
-        )
+        cfg = OmegaConf.create({k: self.cfg[k] for k in self.cfg if k != "interval"})
         for name in FILLED:
             if name in cfg and cfg[name] is None:
                 cfg[name] = intervals
@@ -112,7 +106,7 @@ class schedule:
 def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> Trainer:
     """The trainer of a run: checkpoints, messages, loggers, and what the user configured."""
     cfg, task = run.cfg, learner.task
-    monitor = task.monitor if data.val_size else None
+    monitor = task.monitor if data.validates else None
     callbacks = [
         StopSafely(run.checkpoints),
         Report(cfg.trainer.max_epochs),
@@ -158,9 +152,9 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     )
     fitted = time.perf_counter()
 
-    chosen = run.checkpoints / ("best.ckpt" if data.val_size else "last.ckpt")
+    chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
     tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
-    if run.cfg.test and data.val_size:
+    if run.cfg.test and data.validates:
         load(learner, chosen)
         tests["best_val"] = test(trainer, learner, data)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}

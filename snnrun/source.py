@@ -75,11 +75,8 @@ def module_of(dotted: str) -> Module | None:
     if spec is None:
         return None
     if spec.submodule_search_locations is None:
-        return (
-            Module(Path(spec.origin), "")
-            if (spec.origin or "").endswith(".py") and not rest
-            else None
-        )  # pyright: ignore[reportArgumentType]
+        origin = spec.origin or ""
+        return Module(Path(origin), "") if origin.endswith(".py") and not rest else None
     for place in map(Path, spec.submodule_search_locations):
         path = place.joinpath(*rest)
         if (path / "__init__.py").is_file():

@@ -225,17 +225,18 @@ class DataModule(LightningDataModule):
             raise ValueError(
                 f"dataset.fold must lie in 0..{folds - 1} with dataset.folds={folds}, got {fold}."
             )
-        self.root, self.steps, self.batch_size, self.val_size = (
-            os.path.expanduser(root),
-            steps,
-            batch_size,
-            val_size,
-        )
+        self.root, self.val_size = os.path.expanduser(root), val_size
+        self.steps, self.batch_size = steps, batch_size
         self.split_seed, self.folds, self.fold = split_seed, folds, fold
         self.num_workers, self.download = num_workers, download
         self.skip = 0
         self.samples: dict[str, Samples] = {}
         self.indices: dict[str, Tensor] = {}
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation data."""
+        return self.val_size is None or self.val_size > 0
 
     def load(self, split: Split) -> Samples:
         """Read one published split. Raises `MissingData` or `CorruptData`."""
@@ -275,10 +276,8 @@ class DataModule(LightningDataModule):
             pooled = Pooled([train, test])
             parts = self._order(len(pooled)).tensor_split(self.folds)
             rest = torch.cat([part for k, part in enumerate(parts) if k != self.fold])
-            self.samples, test_index = (
-                {"train": pooled, "val": pooled, "test": pooled},
-                parts[self.fold],
-            )
+            self.samples = {"train": pooled, "val": pooled, "test": pooled}
+            test_index = parts[self.fold]
         else:
             rest, test_index = self._order(len(train)), torch.arange(len(test))
             self.samples = {"train": train, "val": train, "test": test}
@@ -332,7 +331,7 @@ class DataModule(LightningDataModule):
         if (
             split == "train" and trainer
         ):  # worker processes ask for the first batches before Lightning sets the epoch
-            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
+            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore[reportAttributeAccessIssue]
             sampler.skip, self.skip = self.skip, 0
         return ResumableLoader(
             _Batches(self.samples[split]),
