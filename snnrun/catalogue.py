@@ -25,14 +25,20 @@ def list_parts(words: list[str]) -> int:
             names = options(choices, group)
             if names and "/" not in group and group != "hydra":
                 marked = [f"[{n}]" if n == defaults.get(group) else n for n in names]
-                print(f"{group:<11} {textwrap.fill(', '.join(marked), 100, subsequent_indent=' ' * 12)}")
-        print("\n[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all.")
+                print(
+                    f"{group:<11} {textwrap.fill(', '.join(marked), 100, subsequent_indent=' ' * 12)}"
+                )
+        print(
+            "\n[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all."
+        )
         return 0
     group = groups[0]
     if group not in choices.groups:
         raise BadRequest(f"There is no group {group!r}.{closest(group, choices.groups)}")
     wanted = fits if fits is not None else []
-    names = [n for n in options(choices, group) if fits is None or fitting(choices, group, n, wanted)]
+    names = [
+        n for n in options(choices, group) if fits is None or fitting(choices, group, n, wanted)
+    ]
     width = max((len(name) for name in names), default=0)
     for name in names:
         print(f"{name:<{width}}  {sentence(choices, group, name)}")

@@ -1,12 +1,13 @@
 """Whether a request makes a run: composition, fit, types, and a forward pass without data or memory."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from snnrun.config import BadRequest, Choices, check_types, group_defaults, parse
-from snnrun.fit import misfits
+from snnrun.fit import ignored, misfits
 
 
 def request(words: Sequence[str]) -> tuple[Choices, list[str]]:
@@ -40,7 +41,10 @@ def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
     with read_write(cfg.hydra.runtime):
         cfg.hydra.runtime.output_dir = "."  # loggers name it; the real one is not known yet
     HydraConfig.instance().set_config(cfg)
-    complain(choices, without_hydra(cfg), group_defaults(cfg))
+    plain, chosen = without_hydra(cfg), group_defaults(cfg)
+    complain(choices, plain, chosen)
+    for warning in ignored(plain, chosen, overrides):
+        print(warning, file=sys.stderr)
     return cfg
 
 

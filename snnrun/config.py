@@ -25,7 +25,10 @@ PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 # the groups that make a run, in the order of the defaults list of train.yaml
-GROUPS = ["surrogate", "neuron", "encoder", "norm", "loss", "readout", "task", "optimizer", "scheduler", "trainer", "callbacks", "model", "dataset", "rule"]
+GROUPS = (
+    *("surrogate", "neuron", "encoder", "norm", "loss", "readout", "task", "optimizer"),
+    *("scheduler", "trainer", "callbacks", "model", "dataset", "rule"),
+)
 # constructor arguments that the runner passes and that stay out of the YAML
 RUNTIME = frozenset(
     {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
@@ -180,7 +183,9 @@ class Choices:
                     return f"{group}=null is not possible; write '{group}=[]' for none."
                 continue
             if str(wanted) not in options:
-                return f"{group}={wanted}: there is no such {group}.{closest(str(wanted), options)}\n  {group}: {', '.join(options)}"
+                near = closest(str(wanted), options)
+                listing = f"\n  {group}: {', '.join(options)}"
+                return f"{group}={wanted}: there is no such {group}.{near}{listing}"
         return None
 
     def _check_key(self, override: Override, cfg: DictConfig) -> str | None:
@@ -360,7 +365,7 @@ def factory(cfg: Any) -> Callable[[int], Any] | None:
 
 
 def claim(folder: Path) -> Path:
-    """Create a fresh directory of this name, numbered if it exists already. Raises `BadRequest` if it cannot be written."""
+    """Create a fresh directory of this name, numbered if it exists. Raises `BadRequest` if it cannot be written."""
     for number in range(1, 10_000):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
@@ -375,7 +380,11 @@ def claim(folder: Path) -> Path:
 
 def cannot_write(folder: Path, error: OSError) -> str:
     """What to say of an output folder that refuses."""
-    return f"Cannot write to {folder}: {os.strerror(error.errno or 0)}. Choose another place with paths.outputs=DIR or hydra.run.dir=DIR."
+    reason = os.strerror(error.errno or 0)
+    return (
+        f"Cannot write to {folder}: {reason}."
+        " Choose another place with paths.outputs=DIR or hydra.run.dir=DIR."
+    )
 
 
 def group_defaults(cfg: DictConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which parts fit together: every part states what it is (traits) and what others must be (needs)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -70,6 +70,30 @@ def misfits(cfg: DictConfig, choices: Choices, chosen: Mapping[str, Any]) -> lis
             lines += [f"  {where}   (now {chosen.get(g)})" for g, where in having(word, choices)]
             messages.append("\n".join(lines))
     return messages
+
+
+def ignored(cfg: DictConfig, chosen: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """One warning for every group that the request sets and no chosen part uses.
+
+    **Arguments:**
+
+    - `cfg`: a composed configuration, not resolved.
+    - `chosen`: the option of every group.
+    - `overrides`: what was asked for.
+    """
+    content = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(content, dict)
+    text = str({key: value for key, value in content.items() if key != "surrogate"})
+    by = {"surrogate": "neuron"} if "${surrogate}" not in text else {}
+    for group in GROUPS:
+        found = part({str(k): v for k, v in content.items()}, group)
+        by |= {name: group for name in found[0].literals.get("ignores", ())} if found else {}
+    asked = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
+    return [
+        f"warning: {group}={chosen.get(group)} has no effect: {owner}={chosen.get(owner)} does not use it."
+        for group, owner in by.items()
+        if group in asked
+    ]
 
 
 def having(word: str, choices: Choices) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ class Learner(LightningModule):
     - `transform`: a raw batch to floats, normalised, augmented in training.
     - `static`: whether batches lack a time axis.
     - `num_classes`: number of classes.
+    - `validates`: whether there are validation data; without, the last training batch of an epoch shows firing rates.
     - `optimizer`: factory, from parameters.
     - `scheduler`: factory, from the optimiser and the number of intervals; None for a constant rate.
     - `interval`: `step` or `epoch`: when the scheduler advances.
@@ -51,6 +52,7 @@ class Learner(LightningModule):
         transform: Callable[[Tensor, bool], Tensor],
         static: bool,
         num_classes: int,
+        validates: bool = True,
         optimizer: Callable[[Iterable[Any]], Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
         interval: str = "step",
@@ -58,9 +60,10 @@ class Learner(LightningModule):
         super().__init__()
         self.net, self.encoder, self.readout, self.criterion = net, encoder, readout, criterion
         self.rule, self.task, self.transform, self.static = rule, task, transform, static
-        self.num_classes = num_classes
+        self.num_classes, self.validates = num_classes, validates
         self.make_optimizer, self.make_scheduler, self.interval = optimizer, scheduler, interval
         self.activity = Activity(net)
+        self.watching = False  # count spikes and operations in forward
         self.tally = task.tally(num_classes)
         self.predicted: list[Tensor] = []  # labels and predictions of the test batches
         self.scores: dict[str, float] = {}  # of the last validation or test
@@ -79,7 +82,12 @@ class Learner(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """A prepared batch to `(T, B, num_classes)`."""
-        return self.net(self.encoder(x))
+        encoded = self.encoder(x)
+        if not self.watching:
+            return self.net(encoded)
+        current = self.static and "input_spikes" not in getattr(self.encoder, "traits", ())
+        with self.activity.watch(encoded, current=current):
+            return self.net(encoded)
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
         """The criterion of an output sequence, counted towards loss and accuracy."""
@@ -91,7 +99,11 @@ class Learner(LightningModule):
         """The rule's loss of a batch. Raises `NotFinite`."""
         x, y, _ = batch
         x = self.prepare(x, train=True)
+        if not self.validates and batch_idx + 1 == self.trainer.num_training_batches:
+            self.activity.reset()
+            self.watching = True
         loss = self.rule.loss(self, x, y)
+        self.watching = False
         if not torch.isfinite(loss):
             raise NotFinite(self._trace_not_finite(loss, x))
         return loss
@@ -117,10 +129,9 @@ class Learner(LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         x, y, _ = batch
-        encoded = self.encoder(self.prepare(x, train=False))
-        current = self.static and "input_spikes" not in getattr(self.encoder, "traits", ())
-        with self.activity.watch(encoded, current=current):  # pyright: ignore[reportArgumentType]
-            out = self.net(encoded)
+        self.watching = True
+        out = self(self.prepare(x, train=False))
+        self.watching = False
         self.score(out, y)
         return out
 
@@ -163,7 +174,7 @@ class Learner(LightningModule):
         """Write the epoch's row, before any checkpoint of it, and make the monitored metric known."""
         rate = self.activity.rate()
         row = {
-            "epoch": float(self.current_epoch),
+            "epoch": self.current_epoch,
             **self._read(self.tally, "train"),
             **self.scores,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -257,7 +268,10 @@ class Learner(LightningModule):
                 hook.remove()
         value = float(loss)
         if not first:
-            return f"The loss is {value} {where}, though every layer's output is finite: look at the loss and the readout."
+            return (
+                f"The loss is {value} {where}, though every layer's output is finite:"
+                " look at the loss and the readout."
+            )
         weights = [
             n
             for n, p in self.net.get_submodule(first[0]).named_parameters()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from snnrun.neuron import Neuron
 
 MAC_PJ, AC_PJ = 4.6, 0.9
 FORMULA = (
-    f"E = {MAC_PJ} pJ * MAC + {AC_PJ} pJ * AC per sample (45 nm, 32-bit float: Horowitz 2014); a MAC where a"
-    " layer's input is a current, one AC for each spike and synapse elsewhere; memory access, which costs more, is not counted"
+    f"E = {MAC_PJ} pJ * MAC + {AC_PJ} pJ * AC per sample (45 nm, 32-bit float: Horowitz 2014);"
+    " a MAC where a layer's input is a current, one AC for each spike and synapse elsewhere;"
+    " memory access, which costs more, is not counted"
 )
 
 
@@ -77,11 +78,14 @@ class Activity:
         - `current`: whether `x` is a current rather than spikes; layers that read it multiply.
         """
         self.samples += x.shape[1]
-        source = x.untyped_storage().data_ptr() if current else None
+        currents = [x] if current else []  # kept alive, so that their storage is not used again
 
         def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
             assert isinstance(layer, Layer)
-            analog = inputs[0].untyped_storage().data_ptr() == source
+            place = inputs[0].untyped_storage().data_ptr()
+            analog = any(place == c.untyped_storage().data_ptr() for c in currents)
+            if not fires(layer.neuron):
+                currents.append(out)
             self._count(self.names[layer], layer, inputs[0].detach(), out.detach(), analog)
 
         hooks = [layer.register_forward_hook(count) for layer in self.names]
@@ -92,7 +96,7 @@ class Activity:
                 hook.remove()
 
     def _count(self, name: str, layer: Layer, x: Tensor, out: Tensor, analog: bool) -> None:
-        if isinstance(layer.neuron, Neuron) and "potential" not in layer.neuron.traits:
+        if fires(layer.neuron):
             spikes = layer.neuron.spikes(out).abs().sum((0, 1), dtype=torch.float32)
             self.fired[name] = self.fired[name] + spikes if name in self.fired else spikes
             self.slots[name] = self.slots.get(name, 0) + out.shape[0] * out.shape[1]
@@ -142,6 +146,11 @@ class Activity:
         }
 
 
+def fires(neuron: nn.Module) -> TypeGuard[Neuron]:
+    """Whether the neuron of a layer gives out spikes."""
+    return isinstance(neuron, Neuron) and "potential" not in neuron.traits
+
+
 def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
     """Outgoing connections of every input, broadcastable to one step of one sample; None for a synapse without weights.
 
@@ -184,7 +193,7 @@ def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Ten
 
     def keep(name: str, layer: Layer) -> Any:
         def hook(_: nn.Module, inputs: Any, out: Tensor) -> None:
-            if isinstance(layer.neuron, Neuron) and "potential" not in layer.neuron.traits:
+            if fires(layer.neuron):
                 flat = layer.neuron.spikes(out).flatten(2)
                 picked = torch.linspace(0, flat.shape[2] - 1, min(neurons, flat.shape[2])).long()
                 seen[name] = flat[:, :, picked].detach()

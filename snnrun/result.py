@@ -77,7 +77,8 @@ def footer(outcome: dict[str, Any], folder: Path) -> list[str]:
     lines.append(f"last        {scores(last)}   (epoch {last['epoch']})")
     seconds = outcome["seconds"]
     lines.append(
-        f"time        {seconds['fit']:.1f} s training, {seconds['test']:.1f} s test, {outcome['samples_per_second']:,.0f} samples/s"
+        f"time        {seconds['fit']:.1f} s training, {seconds['test']:.1f} s test,"
+        f" {outcome['samples_per_second']:,.0f} samples/s"
     )
     spikes, ops = outcome["spikes"], outcome["ops"]
     if spikes["rate"] is not None:
@@ -87,7 +88,8 @@ def footer(outcome: dict[str, Any], folder: Path) -> list[str]:
         )
     if ops:
         lines.append(
-            f"operations  {ops['ac']:,} accumulates + {ops['mac']:,} multiply-accumulates a sample, {ops['energy_nj']:,} nJ"
+            f"operations  {ops['ac']:,} accumulates + {ops['mac']:,} multiply-accumulates a sample,"
+            f" {ops['energy_nj']:,} nJ"
             f"   (ANN: {ops['ann_mac']:,} multiply-accumulates, {ops['ann_energy_nj']:,} nJ)"
         )
     return [

@@ -78,6 +78,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         transform=data.transform,
         static=static,
         num_classes=data.num_classes,
+        validates=data.validates,
         optimizer=Factory(cfg.optimizer, ("params",)),
         scheduler=schedule(cfg.scheduler) if cfg.scheduler._target_ else None,
         interval=cfg.scheduler.interval,
@@ -126,6 +127,7 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
+        **({} if data.validates else {"limit_val_batches": 0}),
     )
 
 
@@ -141,6 +143,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     started = time.perf_counter()
     data, learner = build(run.cfg)
     trainer = make_trainer(run, learner, data, bar=bar)
+    for part in run.folder.rglob(".*.part"):  # of a killed process
+        part.unlink()
     last = run.checkpoints / "last.ckpt"
     resume = resume and last.exists()
     rewind(trainer, last if resume else None)

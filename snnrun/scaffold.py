@@ -49,7 +49,7 @@ surrogate: ${{surrogate}}
 decay: 0.5
 threshold: 1.0
 """
-NEURON_TEST = '''\
+NEURON_TEST = """\
 import torch
 from snnrun.neuron import carry
 from snnrun.surrogate import ATan
@@ -69,7 +69,7 @@ def test_gradient_is_finite():
     x = torch.randn(6, 2, 8, requires_grad=True)
     {cls}(ATan())(x).sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
-'''
+"""
 RULE = '''\
 """A learning rule of my own."""
 
@@ -101,13 +101,13 @@ RULE_YAML = """\
 _target_: {module}.{cls}
 weight: 1e-3
 """
-RULE_TEST = '''\
+RULE_TEST = """\
 from {module} import {cls}
 
 
 def test_keeps_its_setting():
     assert {cls}(weight=0.5).weight == 0.5
-'''
+"""
 MODEL = '''\
 """A network of my own."""
 
@@ -141,7 +141,7 @@ MODEL_YAML = """\
 _target_: {module}.{cls}
 size: 128
 """
-MODEL_TEST = '''\
+MODEL_TEST = """\
 import torch
 from snnrun.neuron import LIF
 from snnrun.readout import Readout
@@ -153,7 +153,7 @@ from {module} import {cls}
 def test_gives_one_score_a_class_and_step():
     net = {cls}(lambda channels: LIF(ATan()), lambda channels: None, Readout().head, (1, 8, 8), 10)
     assert net(torch.randn(4, 2, 1, 8, 8)).shape == (4, 2, 10)
-'''
+"""
 KINDS = {
     "neuron": (NEURON, NEURON_YAML, NEURON_TEST),
     "rule": (RULE, RULE_YAML, RULE_TEST),
@@ -167,14 +167,22 @@ def new(words: list[str]) -> int:
         raise BadRequest("Usage: snnrun new neuron|rule|model NAME.")
     kind, name = words
     if kind not in KINDS:
-        raise BadRequest(f"There is no skeleton of a {kind}.{closest(kind, KINDS)} Kinds are neuron, rule and model.")
+        raise BadRequest(
+            f"There is no skeleton of a {kind}.{closest(kind, KINDS)} Kinds are neuron, rule and model."
+        )
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise BadRequest(f"NAME must be a Python module name in lower case, such as my_{kind}, got {name!r}.")
+        raise BadRequest(
+            f"NAME must be a Python module name in lower case, such as my_{kind}, got {name!r}."
+        )
     choices, _ = request([])
     if name in choices.options(kind):
         raise BadRequest(f"{kind}={name} exists already; choose another name.")
     cls = "".join(word.capitalize() for word in name.split("_"))
-    files = [Path(f"{name}.py"), Path("conf") / kind / f"{name}.yaml", Path("tests") / f"test_{name}.py"]
+    files = [
+        Path(f"{name}.py"),
+        Path("conf") / kind / f"{name}.yaml",
+        Path("tests") / f"test_{name}.py",
+    ]
     present = [str(file) for file in files if file.exists()]
     if present:
         raise BadRequest(f"Nothing was written: {', '.join(present)} exists already.")

@@ -148,9 +148,8 @@ def _arguments(node: ast.FunctionDef, skip: int) -> tuple[dict[str, Argument], b
     given = node.args
     positional = [*given.posonlyargs, *given.args]
     defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
-    pairs = [*zip(positional, defaults, strict=True)][skip:] + [
-        *zip(given.kwonlyargs, given.kw_defaults, strict=True)
-    ]
+    keyword_only = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    pairs = [*[*zip(positional, defaults, strict=True)][skip:], *keyword_only]
     arguments = {
         a.arg: Argument(a.annotation, ast.unparse(d) if d is not None else None) for a, d in pairs
     }

@@ -43,7 +43,8 @@ def reading(path: Path) -> Iterator[None]:
         UnpicklingError,
     ) as error:
         raise CorruptData(
-            f"{path} is truncated or damaged ({type(error).__name__}: {error}). It was left as it is: put a good copy in its place."
+            f"{path} is truncated or damaged ({type(error).__name__}: {error})."
+            " It was left as it is: put a good copy in its place."
         ) from error
 
 
@@ -176,17 +177,19 @@ class ResumableLoader(DataLoader):
 class DataModule(LightningDataModule):
     """A data set: its shape without touching a disk, its splits, and its loaders of `(x, y, index)`, batch first.
 
-    A subclass sets `option`, `shape` and `num_classes`, and writes `load`; one with files of its own writes `missing` and
-    `fetch` too.
+    A subclass sets `option`, `shape` and `num_classes`, and writes `load`; one with files of its own writes `missing`
+    and `fetch` too.
 
     **Arguments:**
 
     - `root`: folder that holds all data sets.
     - `steps`: number of time steps T.
     - `batch_size`: samples a batch, on each device.
-    - `val_size`: samples of the training split that are kept for validation (a fraction below 1, or a count); 0 trains on everything.
+    - `val_size`: samples of the training split that are kept for validation (a fraction below 1, or a count);
+      0 trains on everything.
     - `split_seed`: seed of the split into training and validation data; independent of the run's seed.
-    - `folds`, `fold`: with `folds` > 0 all samples are pooled, cut into that many parts, and part `fold` is the test set.
+    - `folds`, `fold`: with `folds` > 0 all samples are pooled, cut into that many parts, and part `fold` is the
+      test set.
     - `num_workers`: loader processes; 0 reads in the main process, which is fastest for data in memory.
     - `download`: fetch missing files from the official source.
 
@@ -243,7 +246,7 @@ class DataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must define load(split).")
 
     def transform(self, x: Tensor, train: bool) -> Tensor:
-        """Turn a raw batch into what the encoder gets: floats, normalised, augmented in training. Runs on the batch's device."""
+        """Turn a raw batch into what the encoder gets: floats, normalised, augmented in training, on its device."""
         return x.float()
 
     def missing(self) -> str:

@@ -54,7 +54,8 @@ class ConvNet(nn.Module):
             found = _WORD.fullmatch(word)
             if not found:
                 raise ValueError(
-                    f"model.spec: cannot read {word!r} in {spec!r}. Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2) and dense layers (300)."
+                    f"model.spec: cannot read {word!r} in {spec!r}."
+                    " Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2) and dense layers (300)."
                 )
             if found["dense"]:
                 size = int(found["dense"])

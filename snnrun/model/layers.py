@@ -15,7 +15,7 @@ HeadFactory = Callable[[int, int], "Layer"]
 
 
 def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a stateless module to every step of `x` (T, B, ...), all steps as one batch; once if they are all the same."""
+    """Apply a stateless module to all steps of `x` (T, B, ...) as one batch; once if they are all the same."""
     if x.stride(0) == 0 and len(x) > 1:
         y = module(x[0])
         return y.expand(len(x), *y.shape)
@@ -102,7 +102,7 @@ class Dropout(nn.Module):
 
     - `p`: probability of dropping an element.
 
-    Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, section 2.4.
+    Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, sec. 2.4.
     """
 
     def __init__(self, p: float):

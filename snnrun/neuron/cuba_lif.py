@@ -13,7 +13,7 @@ from snnrun.surrogate import Surrogate
 class CubaLIF(Neuron):
     r"""Current-based LIF neuron: the input charges a current, the current charges the potential.
 
-    $$c_t = d_c c_{t-1} + x_t, \qquad h_t = d_v v_{t-1} + c_t, \qquad s_t = H(h_t > \theta), \qquad v_t = h_t (1 - s_t)$$
+    $$c_t = d_c c_{t-1} + x_t, \quad h_t = d_v v_{t-1} + c_t, \quad s_t = [h_t > \theta], \quad v_t = h_t (1 - s_t)$$
 
     **Arguments:**
 

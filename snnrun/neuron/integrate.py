@@ -40,7 +40,8 @@ class IF(Neuron):
         super().__init__()
         check_reset(reset)
         self.surrogate, self.threshold = surrogate, threshold
-        self.reset, self.reset_value, self.detach_reset = reset, reset_value, detach_reset
+        self.reset: Reset = reset
+        self.reset_value, self.detach_reset = reset_value, detach_reset
 
     def init_state(self, x: Tensor) -> State:
         return (torch.full_like(x, self.reset_value),)

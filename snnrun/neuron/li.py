@@ -28,7 +28,9 @@ class LI(Neuron):
         if tau < 1:
             raise ValueError(f"tau must be at least 1, got {tau}.")
         if tau == float("inf") and decay_input:
-            raise ValueError("tau=inf with decay_input=true ignores every input; set decay_input=false to sum the input.")
+            raise ValueError(
+                "tau=inf with decay_input=true ignores every input; set decay_input=false to sum the input."
+            )
         self.tau, self.decay_input = tau, decay_input
 
     def init_state(self, x: Tensor) -> State:

@@ -13,7 +13,8 @@ from snnrun.surrogate import Surrogate
 class LIF(Neuron):
     r"""Leaky integrate-and-fire neuron.
 
-    $$h_t = v_{t-1} + \frac{x_t - (v_{t-1} - v_r)}{\tau}, \qquad s_t = H(h_t - \theta), \qquad v_t = h_t (1 - s_t) + v_r s_t$$
+    $$h_t = v_{t-1} + \frac{x_t - (v_{t-1} - v_r)}{\tau}, \quad s_t = H(h_t - \theta), \quad
+      v_t = h_t (1 - s_t) + v_r s_t$$
 
     With `decay_input=false`, $h_t = v_{t-1} - (v_{t-1} - v_r)/\tau + x_t$; with `reset=soft`, $v_t = h_t - \theta s_t$.
     A learnable $1/\tau$ is $k(w) = 1/(1 + e^{-w})$, which keeps $\tau$ above 1.
@@ -53,11 +54,15 @@ class LIF(Neuron):
         super().__init__()
         check_reset(reset)
         if tau <= 1:
-            raise ValueError(f"tau must be above 1, got {tau}. With tau=1 the neuron has no memory; raise tau, or use neuron=if for one that does not leak.")
+            raise ValueError(
+                f"tau must be above 1, got {tau}. With tau=1 the neuron has no memory; raise tau,"
+                " or use neuron=if for one that does not leak."
+            )
         if per_channel and channels is None:
             raise ValueError("per_channel needs channels, the number of channels of the layer.")
         self.surrogate, self.tau, self.threshold = surrogate, tau, threshold
-        self.reset, self.reset_value = reset, reset_value
+        self.reset: Reset = reset
+        self.reset_value = reset_value
         self.decay_input, self.detach_reset = decay_input, detach_reset
         w = torch.full((channels if per_channel and channels else 1,), -math.log(tau - 1))
         self.w = nn.Parameter(w) if learnable else None

@@ -7,7 +7,9 @@ from torch import Tensor
 Reset = Literal["hard", "soft", "none"]
 
 
-def after_spike(h: Tensor, s: Tensor, threshold: Tensor | float, *, reset: Reset, reset_value: float, detach: bool) -> Tensor:
+def after_spike(
+    h: Tensor, s: Tensor, threshold: Tensor | float, *, reset: Reset, reset_value: float, detach: bool
+) -> Tensor:
     r"""The potential after firing.
 
     $$v = h (1 - s) + v_r s \ \text{(hard)}, \qquad v = h - \theta s \ \text{(soft)}, \qquad v = h \ \text{(none)}$$

@@ -45,7 +45,8 @@ class BatchNorm(nn.Module):
 class BNTT(nn.Module):
     r"""Batch normalisation through time: statistics and gain of its own for every step.
 
-    $$y_t = \gamma_t \frac{x_t - \mu_t}{\sqrt{\sigma_t^2 + \epsilon}}, \qquad \mu_t, \sigma_t^2 \text{ over } B \text{ and space}$$
+    $$y_t = \gamma_t \frac{x_t - \mu_t}{\sqrt{\sigma_t^2 + \epsilon}}, \qquad
+      \mu_t, \sigma_t^2 \text{ over } B \text{ and space}$$
 
     **Arguments:**
 

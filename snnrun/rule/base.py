@@ -84,7 +84,8 @@ class BPTT(Rule):
     - `truncate`: let gradients flow back over at most one chunk of this many steps; 0 for the whole sequence. The
       forward pass is the same.
 
-    Neftci, Mostafa & Zenke, *Surrogate gradient learning in spiking neural networks*, 2019; truncation: Williams & Peng 1990.
+    Neftci, Mostafa & Zenke, *Surrogate gradient learning in spiking neural networks*, 2019; truncation: Williams &
+    Peng 1990.
     """
 
     needs = frozenset({"stepped"})
