@@ -8,4 +8,16 @@ from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
 from snnrun.neuron.plif import PLIF
 
-__all__ = ["ALIF", "IF", "LI", "LIF", "PLIF", "CubaLIF", "Kernel", "Neuron", "State", "carry", "scan"]
+__all__ = [
+    "ALIF",
+    "IF",
+    "LI",
+    "LIF",
+    "PLIF",
+    "CubaLIF",
+    "Kernel",
+    "Neuron",
+    "State",
+    "carry",
+    "scan",
+]

@@ -54,9 +54,13 @@ class ALIF(Neuron):
         self.surrogate, self.decay, self.adaptation_decay = surrogate, decay, adaptation_decay
         self.beta, self.threshold, self.detach_reset = beta, threshold, detach_reset
         size = (channels if per_channel and channels else 1,)
-        self.w = nn.Parameter(torch.full(size, math.log(decay / (1 - decay)))) if learnable else None
+        self.w = (
+            nn.Parameter(torch.full(size, math.log(decay / (1 - decay)))) if learnable else None
+        )
         self.w_adaptation = (
-            nn.Parameter(torch.full(size, math.log(adaptation_decay / (1 - adaptation_decay)))) if learnable else None
+            nn.Parameter(torch.full(size, math.log(adaptation_decay / (1 - adaptation_decay))))
+            if learnable
+            else None
         )
 
     def init_state(self, x: Tensor) -> State:
@@ -67,7 +71,10 @@ class ALIF(Neuron):
         d: Tensor | float = self.decay
         rho: Tensor | float = self.adaptation_decay
         if self.w is not None and self.w_adaptation is not None:
-            d, rho = per_channel(torch.sigmoid(self.w), x), per_channel(torch.sigmoid(self.w_adaptation), x)
+            d, rho = (
+                per_channel(torch.sigmoid(self.w), x),
+                per_channel(torch.sigmoid(self.w_adaptation), x),
+            )
         h = d * v + x
         threshold = self.threshold + self.beta * a
         s = self.surrogate(h - threshold)

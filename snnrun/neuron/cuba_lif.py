@@ -51,9 +51,13 @@ class CubaLIF(Neuron):
         self.surrogate, self.current_decay, self.decay = surrogate, current_decay, decay
         self.threshold, self.detach_reset = threshold, detach_reset
         size = (channels if per_channel and channels else 1,)
-        self.w = nn.Parameter(torch.full(size, math.log(decay / (1 - decay)))) if learnable else None
+        self.w = (
+            nn.Parameter(torch.full(size, math.log(decay / (1 - decay)))) if learnable else None
+        )
         self.w_current = (
-            nn.Parameter(torch.full(size, math.log(current_decay / (1 - current_decay)))) if learnable else None
+            nn.Parameter(torch.full(size, math.log(current_decay / (1 - current_decay))))
+            if learnable
+            else None
         )
 
     def init_state(self, x: Tensor) -> State:
@@ -64,9 +68,14 @@ class CubaLIF(Neuron):
         d_c: Tensor | float = self.current_decay
         d_v: Tensor | float = self.decay
         if self.w is not None and self.w_current is not None:
-            d_c, d_v = per_channel(torch.sigmoid(self.w_current), x), per_channel(torch.sigmoid(self.w), x)
+            d_c, d_v = (
+                per_channel(torch.sigmoid(self.w_current), x),
+                per_channel(torch.sigmoid(self.w), x),
+            )
         c = d_c * c + x
         h = d_v * v + c
         s = self.surrogate(h - self.threshold, strict=True)
-        v = after_spike(h, s, self.threshold, reset="hard", reset_value=0.0, detach=self.detach_reset)
+        v = after_spike(
+            h, s, self.threshold, reset="hard", reset_value=0.0, detach=self.detach_reset
+        )
         return s, (c, v)

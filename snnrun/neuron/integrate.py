@@ -50,5 +50,12 @@ class IF(Neuron):
         (v,) = state
         h = v + x
         s = self.surrogate(h - self.threshold)
-        v = after_spike(h, s, self.threshold, reset=self.reset, reset_value=self.reset_value, detach=self.detach_reset)
+        v = after_spike(
+            h,
+            s,
+            self.threshold,
+            reset=self.reset,
+            reset_value=self.reset_value,
+            detach=self.detach_reset,
+        )
         return s, (v,)

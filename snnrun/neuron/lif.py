@@ -79,5 +79,12 @@ class LIF(Neuron):
         else:
             h = v + (x - drift) / self.tau if self.decay_input else v - drift / self.tau + x
         s = self.surrogate(h - self.threshold)
-        v = after_spike(h, s, self.threshold, reset=self.reset, reset_value=self.reset_value, detach=self.detach_reset)
+        v = after_spike(
+            h,
+            s,
+            self.threshold,
+            reset=self.reset,
+            reset_value=self.reset_value,
+            detach=self.detach_reset,
+        )
         return s, (v,)

@@ -40,5 +40,14 @@ class PLIF(LIF):
         channels: int | None = None,
     ):
         super().__init__(
-            surrogate, tau, threshold, reset, reset_value, decay_input, detach_reset, True, per_channel, channels
+            surrogate,
+            tau,
+            threshold,
+            reset,
+            reset_value,
+            decay_input,
+            detach_reset,
+            True,
+            per_channel,
+            channels,
         )

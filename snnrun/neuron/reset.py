@@ -8,7 +8,13 @@ Reset = Literal["hard", "soft", "none"]
 
 
 def after_spike(
-    h: Tensor, s: Tensor, threshold: Tensor | float, *, reset: Reset, reset_value: float, detach: bool
+    h: Tensor,
+    s: Tensor,
+    threshold: Tensor | float,
+    *,
+    reset: Reset,
+    reset_value: float,
+    detach: bool,
 ) -> Tensor:
     r"""The potential after firing.
 

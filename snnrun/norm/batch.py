@@ -26,7 +26,10 @@ class BatchNorm(nn.Module):
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
         self.running_mean: Tensor
         self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -37,7 +40,14 @@ class BatchNorm(nn.Module):
         once = x.stride(0) == 0 and len(x) > 1
         merged = x[0] if once else x.flatten(0, 1)
         y = functional.batch_norm(
-            merged, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            merged,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
         )
         return y.expand(x.shape) if once else y.view(x.shape)
 
@@ -72,12 +82,16 @@ class BNTT(nn.Module):
         carried = recall(self)
         start = 0 if carried is None else int(carried[0])
         if start + len(x) > len(self.weight):
-            raise ValueError(f"norm=bntt was built for {len(self.weight)} steps, got step {start + len(x)}.")
+            raise ValueError(
+                f"norm=bntt was built for {len(self.weight)} steps, got step {start + len(x)}."
+            )
         remember(self, (torch.tensor(start + len(x)),))
         steps = []
         for t, x_t in enumerate(x.unbind(0), start):
             mean, var = self.running_mean[t], self.running_var[t]
             steps.append(
-                functional.batch_norm(x_t, mean, var, self.weight[t], None, self.training, self.momentum, self.eps)
+                functional.batch_norm(
+                    x_t, mean, var, self.weight[t], None, self.training, self.momentum, self.eps
+                )
             )
         return torch.stack(steps)

@@ -70,7 +70,9 @@ class MultiGaussian(Surrogate):
     Yin, Corradi & Bohte, *Accurate and efficient time-domain classification with adaptive SNNs*, 2021, eq. 11.
     """
 
-    def __init__(self, sigma: float = 0.5, height: float = 0.15, scale: float = 6.0, gamma: float = 0.5):
+    def __init__(
+        self, sigma: float = 0.5, height: float = 0.15, scale: float = 6.0, gamma: float = 0.5
+    ):
         super().__init__()
         self.sigma, self.height, self.scale, self.gamma = sigma, height, scale, gamma
 
