@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from snnrun.check import composed, experiments, request
+from snnrun.check import composed, request
 from snnrun.config import BadRequest, Choices, closest, group_defaults, parse
 from snnrun.fit import TRAITS
 from snnrun.source import Definition, definition
@@ -22,7 +22,7 @@ def list_parts(words: list[str]) -> int:
     if not groups:
         defaults = group_defaults(choices.compose([]))
         for group in choices.groups:
-            names = options(choices, group)
+            names = choices.options(group)
             if names and "/" not in group and group != "hydra":
                 marked = [f"[{n}]" if n == defaults.get(group) else n for n in names]
                 print(
@@ -37,7 +37,7 @@ def list_parts(words: list[str]) -> int:
         raise BadRequest(f"There is no group {group!r}.{closest(group, choices.groups)}")
     wanted = fits if fits is not None else []
     names = [
-        n for n in options(choices, group) if fits is None or fitting(choices, group, n, wanted)
+        n for n in choices.options(group) if fits is None or fitting(choices, group, n, wanted)
     ]
     width = max((len(name) for name in names), default=0)
     for name in names:
@@ -45,11 +45,6 @@ def list_parts(words: list[str]) -> int:
     if not names:
         print(f"no {group} fits {' '.join(wanted)}")
     return 0
-
-
-def options(choices: Choices, group: str) -> list[str]:
-    """The options of a group; experiments by their path."""
-    return experiments(choices) if group == "experiment" else choices.options(group)
 
 
 def fitting(choices: Choices, group: str, option: str, others: Sequence[str]) -> bool:

@@ -115,9 +115,7 @@ def check(words: list[str]) -> int:
     if not everything:
         print(f"ok: {dry_run(without_hydra(composed(choices, overrides)))}")
         return 0
-    requests = [[]] + [
-        [f"{group}={option}"] for group in ("experiment",) for option in experiments(choices)
-    ]
+    requests = [[], *([f"experiment={name}"] for name in choices.options("experiment"))]
     failed = 0
     for wanted in requests:
         name = " ".join(wanted) or "(defaults)"
@@ -130,10 +128,3 @@ def check(words: list[str]) -> int:
             print(f"FAILED  {name}: {error}")
     print(f"{len(requests) - failed} of {len(requests)} requests are sound")
     return 2 if failed else 0
-
-
-def experiments(choices: Choices) -> list[str]:
-    """All experiments, nested ones by their path."""
-    nested = [g for g in choices.groups if g == "experiment" or g.startswith("experiment/")]
-    names = [f"{g}/{o}".partition("/")[2] for g in nested for o in choices.options(g)]
-    return sorted(names)

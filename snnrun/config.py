@@ -96,8 +96,13 @@ class Choices:
         ]
 
     def options(self, group: str) -> list[str]:
-        """The names of the options of a group."""
-        return self.repository.get_group_options(group)
+        """The names of the options of a group; those in its sub-folders by their path."""
+        below = [name for name in self.groups if name.startswith(f"{group}/")]
+        return sorted(
+            f"{place}/{option}".removeprefix(f"{group}/")
+            for place in (group, *below)
+            for option in self.repository.get_group_options(place)
+        )
 
     def load(self, group: str, option: str) -> dict[str, Any]:
         """An option's own YAML as plain data, under its package (not composed, not resolved)."""
@@ -123,6 +128,7 @@ class Choices:
         names = [
             name
             for group in self.groups
+            if "/" not in group
             for option in self.options(group)
             for name in _targets(self.load(group, option))
         ]

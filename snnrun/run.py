@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import result
+from snnrun.allocator import keep_freed_memory
 from snnrun.callback import (
     AtomicCheckpointIO,
     MovingAverage,
@@ -141,6 +142,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     - `resume`: go on from `last.ckpt`, if there is one.
     """
     started = time.perf_counter()
+    kept = run.cfg.keep_memory and keep_freed_memory()
+    log.debug("memory that is freed is %s", "kept" if kept else "handed back")
     data, learner = build(run.cfg)
     trainer = make_trainer(run, learner, data, bar=bar)
     for part in run.folder.rglob(".*.part"):  # of a killed process

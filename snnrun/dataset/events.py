@@ -15,6 +15,7 @@ from torch import Tensor
 from snnrun.dataset.base import CorruptData, DataModule, Samples, reading
 from snnrun.dataset.binning import VERSION, bin_events, check_binning
 from snnrun.dataset.cache import cached_frames
+from snnrun.dataset.static import random_crop
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class EventRecordings(DataModule):
     - `binary`: 1 where there was any event, instead of their number.
     - `cache`: keep the frames in a file; otherwise they are computed anew at each start and held in
       memory.
+    - `crop`: in training, pad sensors by that many zeros on each side and crop the old size at random.
     """
 
     # where the first window begins; None: at the first event, for clocks that start anywhere
@@ -58,6 +60,7 @@ class EventRecordings(DataModule):
         window: float | None = None,
         binary: bool = False,
         cache: bool = True,
+        crop: int = 0,
     ):
         super().__init__(
             root,
@@ -71,7 +74,10 @@ class EventRecordings(DataModule):
             download=download,
         )
         check_binning(binning, window)
+        if crop < 0:
+            raise ValueError(f"dataset.crop is a number of sensors, 0 for none; got {crop}.")
         self.binning, self.window, self.binary, self.cache = binning, window, binary, cache
+        self.crop = crop
 
     @property
     def folder(self) -> Path:
@@ -123,7 +129,10 @@ class EventRecordings(DataModule):
         return Path(self.root, ".snnrun_cache", f"{self.option}-{split}-{digest}.npy")
 
     def transform(self, x: Tensor, train: bool) -> Tensor:
-        """Counts as floats."""
+        """Counts as floats; shifted in training."""
+        if train and self.crop:
+            images = x.flatten(1, -3) if x.dim() > 3 else x.unsqueeze(2)
+            x = random_crop(images, self.crop if x.dim() > 3 else 0, self.crop).view(x.shape)
         return x.float()
 
     def _frames(self, files: list[Path]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
@@ -446,6 +455,7 @@ class SSC(CochleaSpikes):
         window: float | None = None,
         binary: bool = False,
         cache: bool = True,
+        crop: int = 0,
     ):
         super().__init__(
             root,
@@ -461,6 +471,7 @@ class SSC(CochleaSpikes):
             window=window,
             binary=binary,
             cache=cache,
+            crop=crop,
         )
         if folds and val_size is None:
             raise ValueError(

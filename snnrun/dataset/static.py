@@ -118,7 +118,7 @@ class StaticImages(DataModule):
     def transform(self, x: Tensor, train: bool) -> Tensor:
         """Floats, normalised; augmented in training."""
         if train and self.crop:
-            x = random_crop(x, self.crop)
+            x = random_crop(x, self.crop, self.crop)
         if train and self.flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1).to(x.device) < 0.5, x.flip(-1), x)
         if train and self.autoaugment:
@@ -132,11 +132,11 @@ class StaticImages(DataModule):
         return random_cutout(x, self.cutout) if train and self.cutout else x
 
 
-def random_crop(x: Tensor, padding: int) -> Tensor:
+def random_crop(x: Tensor, above: int, beside: int) -> Tensor:
     """Pad `(B, C, H, W)` by zeros and cut the old size out at a place drawn for each sample."""
     n, _, h, w = x.shape
-    top, left = torch.randint(2 * padding + 1, (2, n)).to(x.device)
-    windows = pad(x, [padding] * 4).unfold(2, h, 1).unfold(3, w, 1)
+    top, left = (torch.randint(2 * p + 1, (n,)).to(x.device) for p in (above, beside))
+    windows = pad(x, [beside, beside, above, above]).unfold(2, h, 1).unfold(3, w, 1)
     return windows[torch.arange(n, device=x.device), :, top, left]
 
 

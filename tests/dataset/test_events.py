@@ -477,7 +477,30 @@ def test_a_batch_has_time_after_the_batch(tmp_path):
     assert x.shape == (4, 5, 2, 128, 128) and len(y) == len(index) == 4
 
 
+@pytest.mark.parametrize("kind", [NMNIST, SHD])
+def test_crop_shifts_a_recording_as_a_whole_and_only_in_training(kind):
+    module = kind("data", steps=3, batch_size=4, crop=2)
+    x = torch.zeros(200, 3, *module.shape, dtype=torch.uint8)
+    middle = tuple(size // 2 for size in module.shape[-2:])
+    x[(..., *middle)] = 1
+    assert torch.equal(module.transform(x, False), x.float())
+    y = module.transform(x, True)
+    assert y.shape == x.shape
+    assert torch.equal(y, y[:, :1].expand_as(y))  # every time step alike
+    spots = y.flatten(1, -len(middle) - 1)[:, 0]
+    places = {tuple((spot.nonzero()[0] - torch.tensor(middle)).tolist()) for spot in spots}
+    shifts = range(-2, 3)
+    wanted = (
+        {(i, j) for i in shifts for j in shifts} if len(middle) == 2 else {(i,) for i in shifts}
+    )
+    assert places <= wanted and len(places) > len(wanted) // 2
+
+
 def test_wrong_options():
+    with pytest.raises(
+        ValueError, match=r"^dataset.crop is a number of sensors, 0 for none; got -1"
+    ):
+        NMNIST("data", steps=3, batch_size=4, crop=-1)
     with pytest.raises(ValueError) as error:
         NMNIST("data", window=3000.0, binning="count", **OPTIONS)
     assert str(error.value).startswith("dataset.window is the duration of a bin")

@@ -330,7 +330,7 @@ def test_normalisation():
 def test_crop_is_a_shift_by_at_most_the_padding_with_zeros_outside_and_differs_between_samples():
     image = torch.arange(1, 26, dtype=torch.uint8).view(1, 5, 5)
     x = image.expand(200, 1, 5, 5)
-    y = random_crop(x, 2)
+    y = random_crop(x, 2, 2)
     padded = torch.nn.functional.pad(image, [2] * 4)
     places = {
         tuple(padded[0, i : i + 5, j : j + 5].flatten().tolist())
