@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from snnrun.config import BadRequest
 from snnrun.learner import Learner
 
 log = logging.getLogger("snnrun")
@@ -78,7 +77,7 @@ class MovingAverage:
 
     def __init__(self, decay: float):
         if not 0 < decay < 1:
-            raise BadRequest(f"ema must be 0 (off) or a decay between 0 and 1, got {decay}.")
+            raise ValueError(f"ema must be 0 (off) or a decay between 0 and 1, got {decay}.")
         self.decay = decay
 
     @torch.no_grad()
@@ -98,9 +97,13 @@ class StopSafely(Callback):
         self.previous: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.previous[number] = signal.signal(number, self._ask)
+        """Remember who listens to signals."""
+        self.previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, in the place of Lightning, which would end the run on SIGTERM without a checkpoint."""
+        for number in self.previous:
+            signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked and number == signal.SIGINT:

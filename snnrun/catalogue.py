@@ -36,6 +36,7 @@ def list_parts(words: list[str]) -> int:
     if group not in choices.groups:
         raise BadRequest(f"There is no group {group!r}.{closest(group, choices.groups)}")
     wanted = fits if fits is not None else []
+    choices.compose(wanted)  # a mistake in them is not a misfit
     names = [
         n for n in choices.options(group) if fits is None or fitting(choices, group, n, wanted)
     ]
@@ -49,7 +50,6 @@ def list_parts(words: list[str]) -> int:
 
 def fitting(choices: Choices, group: str, option: str, others: Sequence[str]) -> bool:
     """Whether an option fits with others that are chosen."""
-    choices.compose(others)  # a mistake in them is not a misfit
     try:
         composed(choices, [*others, f"{group}={option}"])
     except BadRequest:

@@ -51,6 +51,10 @@ def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
 def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
     """Raise `BadRequest` with all wrong types and all misfits of a configuration."""
     problems = check_types(cfg)
+    if not problems and (cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1):
+        problems = [f"trainer.max_epochs must be at least 1, got {cfg.trainer.max_epochs}."]
+    if not problems and not 0 <= cfg.seed < 2**32:
+        problems = [f"seed must lie between 0 and {2**32 - 1}, got {cfg.seed}."]
     if not problems:
         problems = misfits(cfg, choices, chosen)
     if problems:

@@ -1,5 +1,6 @@
 """Where configurations are, how one is composed, and how its parts are built."""
 
+import ast
 import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.source import conforms, definition, expected
+from snnrun.source import Argument, conforms, definition, expected
 
 PACKAGE = Path(__file__).parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -33,6 +34,9 @@ GROUPS = (
 RUNTIME = frozenset(
     {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
 )
+
+# settings of the run itself, which no constructor takes
+SETTINGS = {"seed": "int", "ema": "float", "test": "bool", "keep_memory": "bool"}
 
 # settings of schedulers that mean the length of the run where they are null
 FILLED = ("total_steps", "T_max")
@@ -183,11 +187,14 @@ class Choices:
         if group not in self.groups:
             return None
         options = self.options(group)
+        several = not override.is_sweep_override() and isinstance(override.value(), list)
+        if several and group not in ("logger", "callbacks"):
+            return f"{override.input_line}: {group} takes one option, not a list."
         for wanted in chosen_options(override):
             if wanted is None or wanted == "null":
                 if group in ("logger", "callbacks"):
                     return f"{group}=null is not possible; write '{group}=[]' for none."
-                continue
+                return f"{group}=null is not possible.\n  {group}: {', '.join(options)}"
             if str(wanted) not in options:
                 near = closest(str(wanted), options)
                 listing = f"\n  {group}: {', '.join(options)}"
@@ -243,6 +250,7 @@ def chosen_options(override: Override) -> list[Any]:
 def closest(word: str, names: Iterable[str], prefix: str = "") -> str:
     """` Did you mean a or b?`, or nothing if no name is near."""
     near = difflib.get_close_matches(word, list(names), n=3, cutoff=0.6)
+    near.sort(key=lambda name: sorted(name) != sorted(word))  # letters swapped: the likeliest slip
     return (
         f" Did you mean {' or '.join(f'{prefix}.{n}' if prefix else n for n in near)}?"
         if near
@@ -275,10 +283,12 @@ def foreign(cfg: DictConfig, allowed: frozenset[str]) -> list[str]:
 def check_types(cfg: DictConfig) -> list[str]:
     """Everything in a configuration that its targets would not take: unknown keys, missing ones, wrong types."""
     problems: list[str] = []
+    derived: list[str] = []  # of values that stand elsewhere, where they are told of already
 
-    def visit(node: Any, place: str) -> None:
+    def visit(node: Any, raw: Any, place: str) -> None:
         if not isinstance(node, Mapping):
             return
+        raw = raw if isinstance(raw, Mapping) else {}
         target = node.get("_target_")
         known = definition(target) if isinstance(target, str) else None
         if isinstance(target, str) and known is None:
@@ -302,17 +312,22 @@ def check_types(cfg: DictConfig) -> list[str]:
                     and not isinstance(value, Mapping)
                     and not conforms(value, argument, known.module)
                 ):
-                    problems.append(
+                    told = derived if "${" in str(raw.get(key)) else problems
+                    told.append(
                         f"{here} must be {expected(argument, known.module)}, got {value!r}."
                     )
-            visit(value, here)
+            visit(value, raw.get(key), here)
 
     try:
         content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return [_plain(error)]
-    visit(content, "")
-    return problems
+    for key, annotation in SETTINGS.items():
+        argument = Argument(ast.parse(annotation, mode="eval").body, None)
+        if key in cfg and not conforms(cfg[key], argument, None):
+            problems.append(f"{key} must be {expected(argument, None)}, got {cfg[key]!r}.")
+    visit(content, OmegaConf.to_container(cfg, resolve=False), "")
+    return problems or derived
 
 
 def instantiate(cfg: Any, **runtime: Any) -> Any:

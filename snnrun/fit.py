@@ -87,7 +87,9 @@ def ignored(cfg: DictConfig, chosen: Mapping[str, Any], overrides: Sequence[str]
     by = {"surrogate": "neuron"} if "${surrogate}" not in text else {}
     for group in GROUPS:
         found = part({str(k): v for k, v in content.items()}, group)
-        by |= {name: group for name in found[0].literals.get("ignores", ())} if found else {}
+        by |= (
+            {name: group for name in sorted(found[0].literals.get("ignores", ()))} if found else {}
+        )
     asked = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
     return [
         f"warning: {group}={chosen.get(group)} has no effect: {owner}={chosen.get(owner)} does not use it."

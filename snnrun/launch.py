@@ -26,7 +26,7 @@ def train(words: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
-    parser.prog = "snnrun"
+    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
     args = parser.parse_intermixed_args(words)
     overrides: list[str] = args.overrides
     choices = Choices([args.config_dir] if args.config_dir else [], searchpath(overrides))
@@ -54,6 +54,11 @@ def train(words: list[str]) -> int:
     sys.argv = ["snnrun", *flags, *overrides]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     return max(codes, default=0)
+
+
+def refuse(message: str) -> None:
+    """What Hydra's parser of flags says, as a `BadRequest`."""
+    raise BadRequest(f"{message[:1].upper()}{message[1:]}; `snnrun --help` lists what there is.")
 
 
 def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
@@ -276,7 +281,7 @@ def caught(
 
     try:
         return job()
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning makes the second of the third
         return stop(130, f"Interrupted. Go on with: snnrun resume {folder}", "interrupted")
     except (BadRequest, MissingData) as error:
         return stop(2, str(error))

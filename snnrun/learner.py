@@ -15,9 +15,11 @@ from snnrun.rule import Rule
 from snnrun.seed import random_states, restore
 from snnrun.task import Classification
 
+REMEDY = " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."
+
 
 class NotFinite(FloatingPointError):
-    """The loss is NaN or infinite; the message names the layer where it began."""
+    """The loss or a weight is NaN or infinite; the message names the layer where it began."""
 
 
 class Learner(LightningModule):
@@ -71,7 +73,8 @@ class Learner(LightningModule):
         self.resumed: dict[str, Any] | None = None
         self.resumed_epochs = 0
         self.schedule: LRScheduler | None = None
-        self.started = 0.0
+        self.started = 0.0  # of the running epoch
+        self.samples = 0  # that the running epoch has trained on
 
     # --- one batch
 
@@ -98,6 +101,7 @@ class Learner(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """The rule's loss of a batch. Raises `NotFinite`."""
         x, y, _ = batch
+        self.samples += len(y)
         x = self.prepare(x, train=True)
         if not self.validates and batch_idx + 1 == self.trainer.num_training_batches:
             self.activity.reset()
@@ -171,10 +175,15 @@ class Learner(LightningModule):
         self.scores = self._read(self.tally, "test")
 
     def on_train_epoch_end(self) -> None:
-        """Write the epoch's row, before any checkpoint of it, and make the monitored metric known."""
+        """Write the epoch's row, before any checkpoint of it, and make the monitored metric known.
+
+        Raises `NotFinite`.
+        """
+        self._check_weights()
         rate = self.activity.rate()
         row = {
             "epoch": self.current_epoch,
+            "samples": self._over_ranks(torch.tensor(self.samples)).item(),
             **self._read(self.tally, "train"),
             **self.scores,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -192,12 +201,18 @@ class Learner(LightningModule):
         if self.schedule and self.interval == "epoch":
             self.schedule.step()
         self.rule.epoch_end(self, row)
-        self.tally = self.task.tally(self.num_classes)
+        self.tally, self.samples = self.task.tally(self.num_classes), 0
+        self.started = time.perf_counter()
 
     def _read(self, tally: Tally, split: str) -> dict[str, float]:
-        if tally.sums is not None and self.trainer.world_size > 1:
-            tally.sums = self.trainer.strategy.reduce(tally.sums, reduce_op="sum")
+        if tally.sums is not None:
+            tally.sums = self._over_ranks(tally.sums)
         return {f"{split}/{name}": value for name, value in tally.compute().items()}
+
+    def _over_ranks(self, count: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return count
+        return self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")  # pyright: ignore[reportReturnType]
 
     # --- optimiser
 
@@ -222,6 +237,8 @@ class Learner(LightningModule):
         checkpoint["snnrun"] = {
             "schedule": self.schedule.state_dict() if self.schedule else {},
             "tally": self.tally.sums,
+            "samples": self.samples,
+            "seconds": time.perf_counter() - self.started,
             "history": self.history,
             "random": random_states(),
         }
@@ -239,10 +256,20 @@ class Learner(LightningModule):
         if self.resumed is None:
             return
         state, self.resumed = self.resumed, None
-        self.tally.sums = state["tally"]
+        self.tally.sums, self.samples = state["tally"], state["samples"]
+        self.started -= state["seconds"]  # of the epoch that was stopped
         restore(state["random"])
 
     # --- diagnosis
+
+    def _check_weights(self) -> None:
+        """A NaN in a hidden layer never reaches the loss: its neurons just do not fire."""
+        for name, p in self.net.named_parameters():
+            if not torch.isfinite(p).all():
+                raise NotFinite(
+                    f"{name} is not finite after epoch {self.current_epoch}, step {self.global_step},"
+                    f" though the loss is: a step was too long.{REMEDY}"
+                )
 
     @torch.no_grad()
     def _trace_not_finite(self, loss: Tensor, x: Tensor) -> str:
@@ -284,5 +311,5 @@ class Learner(LightningModule):
         )
         return (
             f"The loss is {value} {where}. The first layer whose output is not finite is {first[0]}; {cause}."
-            " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."
+            + REMEDY
         )

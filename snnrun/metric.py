@@ -162,22 +162,31 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
     match synapse:
         case nn.Linear():
             return torch.tensor(float(synapse.out_features), device=x.device)
-        case nn.Conv2d(padding=tuple(padding)):
-            ones = torch.ones((1, 1, *x.shape[-2:]), device=x.device)
-            windows = functional.unfold(
-                ones, synapse.kernel_size, synapse.dilation, padding, synapse.stride
-            )
-            reach = functional.fold(
-                windows,
-                tuple(x.shape[-2:]),
-                synapse.kernel_size,
-                synapse.dilation,
-                padding,
-                synapse.stride,
-            )
-            return reach[0] * (synapse.out_channels // synapse.groups)
+        case nn.Conv2d():
+            sides = list(x.shape[-2:])
+            before, after = margins(synapse)
+            padded = tuple(b + s + a for b, s, a in zip(before, sides, after, strict=True))
+            how = (synapse.kernel_size, synapse.dilation, 0, synapse.stride)
+            windows = functional.unfold(torch.ones((1, 1, *padded), device=x.device), *how)
+            reach = functional.fold(windows, padded, *how)[0]
+            (top, left), (height, width) = before, sides
+            inside = reach[:, top : top + height, left : left + width]
+            return inside * (synapse.out_channels // synapse.groups)
         case _:
             return None
+
+
+def margins(convolution: nn.Conv2d) -> tuple[list[int], list[int]]:
+    """Padding before and after each side of an image; "same" pads the odd one behind."""
+    match convolution.padding:
+        case "same":
+            sizes = zip(convolution.dilation, convolution.kernel_size, strict=True)
+            total = [dilation * (kernel - 1) for dilation, kernel in sizes]
+            return [n // 2 for n in total], [n - n // 2 for n in total]
+        case "valid":
+            return [0, 0], [0, 0]
+        case padding:
+            return [int(n) for n in padding], [int(n) for n in padding]
 
 
 def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Tensor], Tensor]:

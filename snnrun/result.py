@@ -52,6 +52,8 @@ def header(run: "Run", data: DataModule, learner: Learner, trainer: Trainer) -> 
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
+        else "1 thread"
+        if torch.get_num_threads() == 1
         else f"{torch.get_num_threads()} threads"
     )
     shape = "x".join(map(str, data.shape))
@@ -159,7 +161,7 @@ def completed(
         "steps": trainer.global_step,
         "parameters": parameters(learner),
         "seconds": {key: round(value, 3) for key, value in seconds.items()},
-        "samples_per_second": round(len(data.indices["train"]) * len(history) / trained, 1)
+        "samples_per_second": round(sum(row["samples"] for row in history) / trained, 1)
         if trained
         else 0.0,
         "peak_memory_bytes": peak_memory(),

@@ -110,11 +110,11 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
     cfg, task = run.cfg, learner.task
     monitor = task.monitor if data.validates else None
     callbacks = [
-        StopSafely(run.checkpoints),
         Report(cfg.trainer.max_epochs),
-        *([WeightAveraging(multi_avg_fn=MovingAverage(cfg.ema))] if cfg.ema else []),
+        *([WeightAveraging(multi_avg_fn=moving_average(cfg.ema))] if cfg.ema else []),
         *([RichProgressBar(leave=False)] if bar else []),
         *(instantiate(c) for c in (cfg.get("callbacks") or {}).values()),
+        StopSafely(run.checkpoints),  # behind all whose state its checkpoint holds
         *checkpoints(run.checkpoints, monitor, task.mode),
     ]
     return instantiate(
@@ -130,6 +130,14 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
         log_every_n_steps=1,
         **({} if data.validates else {"limit_val_batches": 0}),
     )
+
+
+def moving_average(decay: float) -> MovingAverage:
+    """The average that `ema` asks for. Raises `BadRequest`."""
+    try:
+        return MovingAverage(decay)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
 
 
 def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
@@ -176,6 +184,8 @@ def evaluate(run: Run, checkpoint: Path, *, bar: bool) -> dict[str, Any]:
     run.cfg.logger = {}
     trainer = make_trainer(run, learner, data, bar=bar)
     load(learner, checkpoint)
+    data.prepare_data()
+    data.setup()
     metrics = test(trainer, learner, data)
     return {"checkpoint": str(checkpoint), "metrics": metrics, **result.activity(learner)}
 

@@ -2,6 +2,7 @@
 
 import keyword
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from snnrun.check import request
@@ -186,6 +187,8 @@ def new(words: list[str]) -> int:
     present = [str(file) for file in files if file.exists()]
     if present:
         raise BadRequest(f"Nothing was written: {', '.join(present)} exists already.")
+    if find_spec(name):
+        raise BadRequest(f"{name}.py would hide the Python module {name!r}; choose another name.")
     for file, template in zip(files, KINDS[kind], strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(template.format(module=name, cls=cls))

@@ -22,8 +22,8 @@ class Definition:
 
     target: str
     doc: str
-    arguments: dict[str, Argument]
-    keywords: bool  # takes **kwargs
+    arguments: dict[str, Argument]  # those of the parent too, where **kwargs hands them on
+    keywords: bool  # takes **kwargs that no parent names
     literals: dict[str, Any] = field(default_factory=dict)
     module: "Module | None" = None
 
@@ -39,7 +39,7 @@ class Module:
 
     def __init__(self, path: Path, package: str):
         self.path, self.package = path, package
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
     def find(self, name: str) -> tuple["Module", ast.stmt] | None:
         """The statement that defines `name`, here or where it is imported from."""
@@ -115,11 +115,28 @@ def _describe(target: str, module: Module, node: ast.stmt) -> Definition | None:
     home = inherited.module if inherited else module
     for statement in node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            (arguments, keywords), home = _arguments(statement, skip=1), module
+            own, more = _arguments(statement, skip=1)
+            if _hands_on(statement):
+                arguments, keywords = {**arguments, **own}, keywords or inherited is None
+            else:
+                arguments, keywords = own, more
+            home = module
         name = _assigned(statement)
         if name in ("traits", "needs", "traits_if", "needs_if", "ignores"):
             literals[name] = _literal(statement.value)  # pyright: ignore[reportAttributeAccessIssue]
     return Definition(target, ast.get_docstring(node) or "", arguments, keywords, literals, home)
+
+
+def _hands_on(node: ast.FunctionDef) -> bool:
+    """Whether a constructor passes its `**kwargs` to its parent's."""
+    return node.args.kwarg is not None and any(
+        isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "super().__init__"
+        and any(
+            k.arg is None and ast.unparse(k.value) == node.args.kwarg.arg for k in call.keywords
+        )
+        for call in ast.walk(node)
+    )
 
 
 def _assigned(statement: ast.stmt) -> str | None:
@@ -176,6 +193,9 @@ def _words(node: ast.expr | None, module: Module | None) -> str:
             return f"{_words(inner, module)} or null"
         case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
             return " or ".join(_words(option, module) for option in options)
+        case ast.Subscript(value=ast.Name(id="list" | "Sequence"), slice=inner):
+            words = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+            return f"a list of {words.get(text := ast.unparse(inner), text)}"
         case ast.Constant(value=None):
             return "null"
         case None:

@@ -48,31 +48,14 @@ class EventRecordings(DataModule):
         self,
         root: str,
         *,
-        steps: int,
-        batch_size: int,
-        val_size: float = 0.1,
-        split_seed: int = 0,
-        folds: int = 0,
-        fold: int = 0,
-        num_workers: int = 0,
-        download: bool = False,
         binning: Literal["time", "count"] = "time",
         window: float | None = None,
         binary: bool = False,
         cache: bool = True,
         crop: int = 0,
+        **common: Any,
     ):
-        super().__init__(
-            root,
-            steps=steps,
-            batch_size=batch_size,
-            val_size=val_size,
-            split_seed=split_seed,
-            folds=folds,
-            fold=fold,
-            num_workers=num_workers,
-            download=download,
-        )
+        super().__init__(root, **common)
         check_binning(binning, window)
         if crop < 0:
             raise ValueError(f"dataset.crop is a number of sensors, 0 for none; got {crop}.")
@@ -439,40 +422,8 @@ class SSC(CochleaSpikes):
         }
     )
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        steps: int,
-        batch_size: int,
-        val_size: float | None = None,
-        split_seed: int = 0,
-        folds: int = 0,
-        fold: int = 0,
-        num_workers: int = 0,
-        download: bool = False,
-        binning: Literal["time", "count"] = "time",
-        window: float | None = None,
-        binary: bool = False,
-        cache: bool = True,
-        crop: int = 0,
-    ):
-        super().__init__(
-            root,
-            steps=steps,
-            batch_size=batch_size,
-            val_size=0.0 if val_size is None else val_size,
-            split_seed=split_seed,
-            folds=folds,
-            fold=fold,
-            num_workers=num_workers,
-            download=download,
-            binning=binning,
-            window=window,
-            binary=binary,
-            cache=cache,
-            crop=crop,
-        )
+    def __init__(self, root: str, *, val_size: float | None = None, folds: int = 0, **common: Any):
+        super().__init__(root, val_size=val_size or 0.0, folds=folds, **common)
         if folds and val_size is None:
             raise ValueError(
                 "dataset.val_size must be set with dataset.folds: the published validation split "

@@ -49,14 +49,6 @@ class StaticImages(DataModule):
         self,
         root: str,
         *,
-        steps: int,
-        batch_size: int,
-        val_size: float = 0.1,
-        split_seed: int = 0,
-        folds: int = 0,
-        fold: int = 0,
-        num_workers: int = 0,
-        download: bool = False,
         normalize: bool = True,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -64,18 +56,9 @@ class StaticImages(DataModule):
         flip: bool = False,
         cutout: int = 0,
         autoaugment: Literal["cifar10"] | None = None,
+        **common: Any,
     ):
-        super().__init__(
-            root,
-            steps=steps,
-            batch_size=batch_size,
-            val_size=val_size,
-            split_seed=split_seed,
-            folds=folds,
-            fold=fold,
-            num_workers=num_workers,
-            download=download,
-        )
+        super().__init__(root, **common)
         channels = self.shape[0]
         for key, values in (("mean", mean), ("std", std)):
             if values is not None and not normalize:
@@ -288,44 +271,8 @@ class CIFAR10(StaticImages):
         "test_batch": "40351d587109b95175f43aff81a1287e",
     }
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        steps: int,
-        batch_size: int,
-        val_size: float = 0.1,
-        split_seed: int = 0,
-        folds: int = 0,
-        fold: int = 0,
-        num_workers: int = 0,
-        download: bool = False,
-        normalize: bool = True,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        crop: int = 4,
-        flip: bool = True,
-        cutout: int = 0,
-        autoaugment: Literal["cifar10"] | None = None,
-    ):
-        super().__init__(
-            root,
-            steps=steps,
-            batch_size=batch_size,
-            val_size=val_size,
-            split_seed=split_seed,
-            folds=folds,
-            fold=fold,
-            num_workers=num_workers,
-            download=download,
-            normalize=normalize,
-            mean=mean,
-            std=std,
-            crop=crop,
-            flip=flip,
-            cutout=cutout,
-            autoaugment=autoaugment,
-        )
+    def __init__(self, root: str, *, crop: int = 4, flip: bool = True, **common: Any):
+        super().__init__(root, crop=crop, flip=flip, **common)
 
     def missing(self) -> str:
         """The missing ones of the published batches."""

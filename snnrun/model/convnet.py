@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from snnrun.model.layers import Dropout, HeadFactory, Layer, NeuronFactory, NormFactory, Pool
 
 _WORD = re.compile(
-    r"(?P<channels>\d+)C(?P<kernel>\d+)((?P<stride>s\d+)|(?P<padding>p\d+))*|(?P<pool>[PAM])(?P<size>\d+)|(?P<dense>\d+)"
+    r"(?P<channels>[1-9]\d*)C(?P<kernel>[1-9]\d*)((?P<stride>s[1-9]\d*)|(?P<padding>p\d+))*"
+    r"|(?P<pool>[PAM])(?P<size>[1-9]\d*)|(?P<dense>[1-9]\d*)"
 )
 
 

@@ -52,7 +52,7 @@ class MLP(nn.Module):
 
 def sizes(spec: str | int) -> list[int]:
     """The layer sizes of `400-400`. Raises `ValueError` for anything else."""
-    if not re.fullmatch(r"(\d+(-\d+)*)?", str(spec)):
+    if not re.fullmatch(r"([1-9]\d*(-[1-9]\d*)*)?", str(spec)):
         raise ValueError(
             f"model.spec must be layer sizes joined by '-', such as 400-400, got {spec!r}."
         )

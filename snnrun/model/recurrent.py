@@ -35,7 +35,7 @@ class Recurrent(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        if not re.fullmatch(r"R?\d+(-R?\d+)*", str(spec)):
+        if not re.fullmatch(r"R?[1-9]\d*(-R?[1-9]\d*)*", str(spec)):
             raise ValueError(
                 f"model.spec must be layer sizes joined by '-', R before a recurrent one, got {spec!r}."
             )

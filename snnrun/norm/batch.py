@@ -12,7 +12,8 @@ class BatchNorm(nn.Module):
 
     $$y = w \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + b, \qquad \mu, \sigma^2 \text{ over } T, B \text{ and space}$$
 
-    An input that is the same at every step (stride 0 over time) is normalised once.
+    An input that is the same at every step (stride 0 over time) is normalised once, unless a step has one value a
+    channel only, of which no variance can be taken.
 
     **Arguments:**
 
@@ -37,7 +38,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, ...)` to the same shape."""
-        once = x.stride(0) == 0 and len(x) > 1
+        once = x.stride(0) == 0 and len(x) > 1 and x[0].numel() > x.shape[2]
         merged = x[0] if once else x.flatten(0, 1)
         y = functional.batch_norm(
             merged,

@@ -82,7 +82,7 @@ class BPTT(Rule):
     **Arguments:**
 
     - `truncate`: let gradients flow back over at most one chunk of this many steps; 0 for the whole sequence. The
-      forward pass is the same.
+      forward pass is the same, but for `norm=batch`, which takes its statistics over a chunk.
 
     Neftci, Mostafa & Zenke, *Surrogate gradient learning in spiking neural networks*, 2019; truncation: Williams &
     Peng 1990.

@@ -1,0 +1,203 @@
+"""Checkpoints are written whole or not at all; the moving average; stopping; what is told."""
+
+import os
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from snnrun.callback import (
+    AtomicCheckpointIO,
+    Interrupted,
+    MovingAverage,
+    StopSafely,
+    checkpoints,
+    epoch_line,
+    silent_warning,
+)
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- checkpoint files
+
+
+def test_a_checkpoint_is_written_and_read(tmp_path):
+    path = tmp_path / "new" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"w": torch.arange(3), "epoch": 2}, path)
+    assert names(path.parent) == ["last.ckpt"]
+    read = AtomicCheckpointIO().load_checkpoint(path)
+    assert read["epoch"] == 2 and read["w"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fails", ["snnrun.callback.torch.save", "snnrun.callback.os.fsync"])
+def test_a_failure_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, fails):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        if len(args) == 2:
+            args[1].write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fails, fail)
+    with pytest.raises(OSError, match="No space"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert path.read_bytes() == before and names(tmp_path) == ["last.ckpt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, tmp_path / "last.ckpt")
+    for weights_only in (None, False, True):
+        with pytest.raises(Exception, match=r"(?i)weights"):
+            AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=weights_only)
+    assert names(tmp_path) == ["last.ckpt"]
+
+
+def test_best_is_kept_only_where_something_is_monitored(tmp_path):
+    last: Any
+    best: Any
+    best, last = checkpoints(tmp_path, "val/loss", "min")
+    assert (best.filename, best.monitor, best.mode) == ("best", "val/loss", "min")
+    assert (last.filename, last.monitor) == ("last", None)
+    (only,) = checkpoints(tmp_path, None, "max")
+    assert only.filename == "last"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# --- moving average
+
+
+def test_moving_average_by_its_formula():
+    average, values = [torch.tensor([1.0, -2.0])], [torch.randn(2) for _ in range(30)]
+    expected = average[0].double()
+    call = MovingAverage(0.5)
+    for n, value in enumerate(values):
+        call(average, [value], n)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value.double()
+        torch.testing.assert_close(average[0].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_moving_average_takes_lightnings_counter():
+    average = [torch.zeros(1)]
+    MovingAverage(0.9)(average, [torch.ones(1)], torch.tensor(0))
+    assert average[0].item() == pytest.approx(0.9)  # decay 1/10 at first
+
+
+@pytest.mark.parametrize("decay", [-0.1, 0.0, 1.0, 2.0])
+def test_a_decay_that_is_none(decay):
+    with pytest.raises(ValueError) as error:
+        MovingAverage(decay)
+    assert str(error.value) == f"ema must be 0 (off) or a decay between 0 and 1, got {decay}."
+
+
+# --- stopping
+
+
+class Trainer:
+    """As much of a trainer as stopping looks at."""
+
+    accumulate_grad_batches = 2
+    num_training_batches = 5
+
+    def __init__(self):
+        self.saved: list[str] = []
+
+    def save_checkpoint(self, path):
+        self.saved.append(path.name)
+
+
+@pytest.fixture
+def stopper(tmp_path):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop, trainer, nothing = StopSafely(tmp_path), Trainer(), SimpleNamespace()
+    call: Any = SimpleNamespace(
+        fit=lambda: stop.on_fit_start(trainer, nothing),  # pyright: ignore
+        start=lambda: stop.on_train_start(trainer, nothing),  # pyright: ignore
+        batch=lambda i: stop.on_train_batch_end(trainer, nothing, None, None, i),  # pyright: ignore
+        epoch=lambda: stop.on_train_epoch_start(trainer, nothing),  # pyright: ignore
+        end=lambda: stop.teardown(trainer, nothing, "fit"),  # pyright: ignore
+        saved=trainer.saved,
+        folder=tmp_path,
+    )
+    call.fit()
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as Lightning does in between
+    call.start()
+    yield call
+    call.end()
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_nothing_happens_unasked(stopper):
+    for i in range(5):
+        stopper.batch(i)
+    stopper.epoch()
+    assert stopper.saved == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stops_between_two_optimiser_steps(stopper, capsys, number):
+    signal.raise_signal(number)
+    assert capsys.readouterr().err == ("\nStopping after this batch; Ctrl-C again stops at once.\n")
+    stopper.batch(0)  # gradients are being accumulated
+    assert stopper.saved == []
+    with pytest.raises(Interrupted):
+        stopper.batch(1)
+    assert stopper.saved == ["last.ckpt"]
+
+
+def test_a_second_ctrl_c_stops_at_once(stopper):
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not(stopper):
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_last_batch_of_an_epoch_is_left_to_the_checkpoint_of_the_epoch(stopper):
+    signal.raise_signal(signal.SIGTERM)
+    stopper.batch(4)
+    stopper.epoch()  # there is no checkpoint yet, so it cannot be resumed from here
+    assert stopper.saved == []
+    (stopper.folder / "last.ckpt").touch()
+    with pytest.raises(Interrupted):
+        stopper.epoch()
+    assert stopper.saved == []
+
+
+# --- what is told
+
+
+def test_an_epoch_in_one_line():
+    row = {"epoch": 8, "train/loss": 0.12345, "train/acc": 97.5, "lr": 0.1, "seconds": 2.34}
+    assert epoch_line(row, 50) == "epoch  9/50  train loss 0.1235 acc  97.50 %  2.3 s"
+    more = {**row, "val/loss": 1.0, "val/acc": 100.0, "spikes/rate": 0.05, "spikes/rate/0": 0.05}
+    assert epoch_line(more, 9) == (
+        "epoch 9/9  train loss 0.1235 acc  97.50 %  val loss 1.0000 acc 100.00 %  rate 0.050  2.3 s"
+    )
+
+
+def test_silent_layers_are_named():
+    hint = " Try a lower neuron.threshold, norm=batch, or a larger optimizer.lr."
+    assert silent_warning(["body.0"]) == (
+        "warning: layer body.0 has not fired once in the first epoch." + hint
+    )
+    assert silent_warning(["body.0", "head"]) == (
+        "warning: layers body.0, head have not fired once in the first epoch." + hint
+    )

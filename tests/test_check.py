@@ -1,0 +1,89 @@
+"""The verb `check`: words, sweeps, a dry forward pass."""
+
+import pytest
+import torch
+
+from snnrun.check import check, composed, dry_run, request, searchpath, sweep, without_hydra
+from snnrun.config import BadRequest, Choices
+
+CHOICES = Choices()
+
+
+def test_words_are_split_into_search_path_and_overrides(tmp_path):
+    _, overrides = request(["seed=1", "--config-dir", str(tmp_path), "neuron=lif"])
+    assert overrides == ["seed=1", "neuron=lif"]
+
+
+def test_an_unknown_flag():
+    with pytest.raises(BadRequest) as error:
+        request(["--fast"])
+    assert str(error.value) == "There is no flag --fast here; `snnrun --help` lists what there is."
+
+
+def test_search_path_in_both_forms():
+    assert searchpath(["hydra.searchpath=[pkg://a,file://b]", "seed=1"]) == ["pkg://a", "file://b"]
+    assert searchpath(["hydra.searchpath=pkg://a"]) == ["pkg://a"]
+    assert searchpath(["seed=1"]) == []
+
+
+def test_a_dry_run_needs_neither_data_nor_memory(tmp_path):
+    words = ["dataset=cifar10", f"paths.data={tmp_path}", "model=convnet", "model.spec=100000"]
+    text = dry_run(without_hydra(composed(CHOICES, words)))
+    weights = 3 * 32 * 32 * 100_000 + 2 * 100_000 + 100_000 * 10 + 10  # and the norm's
+    assert text == f"{weights:,} parameters, 4 steps of 3x32x32 to 10 classes"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_recordings():
+    words = ["dataset=nmnist", "model=convnet", "dataset.steps=3"]
+    assert dry_run(without_hydra(composed(CHOICES, words))).endswith(
+        "3 steps of 2x34x34 to 10 classes"
+    )
+
+
+def test_a_dry_run_finds_what_a_part_refuses():
+    with pytest.raises(BadRequest, match=r"ConvNet: model.spec: cannot read '15X5'"):
+        dry_run(without_hydra(composed(CHOICES, ["model=convnet", "model.spec=15X5"])))
+
+
+def test_a_dry_run_finds_a_readout_of_the_wrong_shape(monkeypatch):
+    monkeypatch.setattr("snnrun.readout.Readout.forward", lambda self, out: out.mean(0)[:, :3])
+    monkeypatch.setattr("snnrun.loss.CrossEntropy.forward", lambda self, out, y, readout: out.sum())
+    with pytest.raises(BadRequest) as error:
+        dry_run(without_hydra(composed(CHOICES, [])))
+    assert str(error.value) == "model: the readout gives (2, 3), not (2, 10)."
+
+
+def test_the_verb(capsys):
+    assert check(["neuron=plif", "model.spec=8"]) == 0
+    assert capsys.readouterr().out == (
+        "ok: 627 parameters, 4 steps of 1x8x8 to 10 classes\n"  # 64*8 + 8, norm 16, PLIF 1, head 90
+    )
+
+
+def test_check_all_tells_of_every_experiment(capsys, tmp_path):
+    folder = tmp_path / "experiment" / "paper"
+    folder.mkdir(parents=True)
+    (folder / "good.yaml").write_text("# @package _global_\nmodel: {spec: 16}\n")
+    (folder / "bad.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /loss: spike_count\n  - _self_\n"
+    )
+    assert check(["--all", "--config-dir", str(tmp_path)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ok      experiment=paper/good: ") for line in lines)
+    assert "FAILED  experiment=paper/bad: loss=spike_count needs spiking_output," in "".join(lines)
+    total = 1 + len(Choices([str(tmp_path)]).options("experiment"))
+    assert lines[-1] == f"{total - 1} of {total} requests are sound"
+
+
+def test_a_sweep_is_checked_before_it_starts():
+    sweep(CHOICES, ["neuron=lif,plif", "seed=1,2", "neuron.tau=2,3"])
+    with pytest.raises(BadRequest, match=r"neuron.tau must be a number, got 'x'"):
+        sweep(CHOICES, ["seed=1,2", "neuron.tau=2,x"])
+    with pytest.raises(BadRequest, match="loss=spike_count needs spiking_output"):
+        sweep(CHOICES, ["loss=cross_entropy,spike_count"])
+
+
+def test_the_meta_device_is_left_again():
+    dry_run(without_hydra(composed(CHOICES, [])))
+    assert torch.zeros(1).device.type == "cpu"

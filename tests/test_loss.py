@@ -1,0 +1,130 @@
+"""Losses of an output sequence, each against its formula in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from snnrun.config import Choices, instantiate
+from snnrun.loss import TET, CrossEntropy, RateMSE, SpikeCount
+from snnrun.readout import Readout
+
+CHOICES = Choices()
+GENERATOR = np.random.default_rng(0)
+OUT = GENERATOR.normal(size=(5, 6, 4))
+Y = np.array([0, 3, 1, 1, 2, 0])
+ONE_HOT = np.eye(4)[Y]
+
+
+def given(criterion, reduce="mean", out: np.ndarray = OUT) -> float:
+    value = criterion(torch.from_numpy(out), torch.from_numpy(Y), readout=Readout(reduce))
+    assert value.shape == ()
+    return value.item()
+
+
+def cross_entropy(z: np.ndarray, smoothing: float = 0.0) -> float:
+    """Mean over all leading axes."""
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    target = (1 - smoothing) * ONE_HOT + smoothing / 4
+    return float(-(target * log_p).sum(-1).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("reduce", "z"),
+    [("mean", OUT.mean(0)), ("sum", OUT.sum(0)), ("last", OUT[-1]), ("max", OUT.max(0))],
+    ids=["mean", "sum", "last", "max"],
+)
+def test_cross_entropy_of_the_readout(reduce, z, smoothing):
+    expected = cross_entropy(z, smoothing)
+    assert given(CrossEntropy(smoothing), reduce) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("phi", [0.0, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_tet(lam, phi, smoothing):
+    expected = (1 - lam) * cross_entropy(OUT, smoothing) + lam * ((OUT - phi) ** 2).mean()
+    assert given(TET(lam, phi, smoothing)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_tet_scores_every_step_with_its_own_label():
+    sure = 50 * np.broadcast_to(ONE_HOT, (5, 6, 4))
+    assert given(TET(lam=0.0), out=sure.copy()) == pytest.approx(0, abs=1e-12)
+    late = sure.copy()
+    late[4] = 0
+    assert given(TET(lam=0.0), out=late) == pytest.approx(np.log(4) / 5)
+
+
+def test_tet_gradient_by_definition():
+    out = torch.from_numpy(OUT).requires_grad_()
+    TET(lam=0.3, phi=0.7)(out, torch.from_numpy(Y), readout=Readout()).backward()
+    p = np.exp(OUT) / np.exp(OUT).sum(-1, keepdims=True)
+    expected = 0.7 * (p - ONE_HOT) / (5 * 6) + 0.3 * 2 * (OUT - 0.7) / OUT.size
+    assert out.grad is not None
+    np.testing.assert_allclose(out.grad.numpy(), expected, rtol=1e-11)
+
+
+def test_rate_mse():
+    expected = ((OUT.mean(0) - ONE_HOT) ** 2).mean()
+    assert given(RateMSE()) == pytest.approx(expected, rel=1e-12)
+    assert given(RateMSE(), "last") == pytest.approx(expected, rel=1e-12)
+
+
+def test_spike_count():
+    spikes = (GENERATOR.random((5, 6, 4)) < 0.5).astype(float)
+    total = 0.0
+    for b in range(6):
+        for c in range(4):
+            count = spikes[:, b, c].sum()
+            wrong = min(0, count - 3.5) if c == Y[b] else max(0, count - 1.5)
+            total += wrong**2
+    assert total > 0
+    expected = total / 6 / (2 * 5)
+    assert given(SpikeCount(3.5, 1.5), out=spikes) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("true", "false", "expected"),
+    [(4, 1, 0.0), (5, 0, 0.0), (3, 1, 1 / 12), (4, 2, 3 / 12), (0, 0, 16 / 12)],
+)
+def test_spike_count_is_one_sided(true, false, expected):
+    """Six steps; wanted: at least 4 of the right class, at most 1 of the three others."""
+    out = torch.zeros(6, 1, 4, dtype=torch.float64)
+    out[:true, 0, 2] = 1
+    for c in (0, 1, 3):
+        out[:false, 0, c] = 1
+    value = SpikeCount()(out, torch.tensor([2]), readout=Readout())
+    assert value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("option", CHOICES.options("loss"))
+def test_every_option(option):
+    """Finite, with a gradient, a mean over the batch, and the same under any order of samples."""
+    criterion = instantiate(CHOICES.compose([f"loss={option}"]).loss)
+    y = torch.from_numpy(Y)
+    out = torch.from_numpy(10 * (OUT > 0)).double().requires_grad_()
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        return criterion(out, y, readout=Readout())
+
+    value = loss(out, y)
+    assert value.shape == () and value.isfinite() and value > 0
+    value.backward()
+    assert out.grad is not None and out.grad.isfinite().all() and out.grad.any()
+    alone = torch.stack([loss(out[:, i : i + 1], y[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(value, alone.mean(), rtol=1e-12, atol=0)
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    torch.testing.assert_close(loss(out[:, order], y[order]), value, rtol=1e-12, atol=0)
+    for dtype in (torch.bfloat16, torch.float32):
+        assert loss(out.detach().to(dtype), y).isfinite()
+    assert not list(criterion.parameters())
+
+
+@pytest.mark.parametrize("option", ["cross_entropy", "tet", "rate_mse"])
+def test_right_answers_cost_less(option):
+    criterion = instantiate(CHOICES.compose([f"loss={option}"]).loss)
+    right = torch.from_numpy(np.broadcast_to(ONE_HOT, (5, 6, 4)).copy())
+    wrong = right.roll(1, dims=2)
+    y = torch.from_numpy(Y)
+    assert criterion(right, y, readout=Readout()) < criterion(wrong, y, readout=Readout())

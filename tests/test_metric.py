@@ -1,0 +1,241 @@
+"""Accuracies against NumPy; spikes, operations and energy against counts made by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from snnrun.metric import AC_PJ, FORMULA, MAC_PJ, Activity, Tally, fan_out_of, watch_spikes
+from snnrun.model import Layer, Pool
+from snnrun.neuron import IF, LI
+from snnrun.surrogate import ATan
+
+T, B = 4, 2
+
+
+def fires_at(*currents: float) -> Layer:
+    """Two inputs, and a neuron for each current that it gets from an input (1, any): 1 fires at every step, 0.5 at
+    every second, 0 never."""
+    synapse = nn.Linear(2, len(currents), bias=False)
+    synapse.weight.data = torch.tensor([[current, 0.0] for current in currents])
+    return Layer(synapse, None, IF(ATan()))
+
+
+def head(features: int, classes: int) -> Layer:
+    return Layer(nn.Linear(features, classes), None, None)
+
+
+def constant() -> torch.Tensor:
+    return torch.tensor([1.0, 7.0]).expand(B, 2).expand(T, B, 2)
+
+
+def watched(net: nn.Module, x: torch.Tensor, *, current: bool) -> Activity:
+    activity = Activity(net)
+    with activity.watch(x, current=current):
+        net(x)
+    return activity
+
+
+# --- accuracy
+
+
+@pytest.mark.parametrize("classes", [3, 10, 11, 30])
+def test_tally_equals_numpy(classes):
+    rng = np.random.default_rng(classes)
+    tally, rows = Tally(classes), []
+    for size in (7, 5, 1):
+        logits = rng.normal(size=(size, classes)).astype(np.float32)
+        y = rng.integers(0, classes, size)
+        loss = rng.uniform(0, 3)
+        tally.update(torch.tensor(loss), torch.from_numpy(logits), torch.from_numpy(y))
+        place = (np.argsort(-logits, axis=1) == y[:, None]).argmax(1)
+        rows += [(loss, p == 0, p < 5) for p in place]
+    expected = np.array(rows, dtype=float).mean(0)
+    scores = tally.compute()
+    assert scores["loss"] == pytest.approx(expected[0], rel=1e-6)
+    assert scores["acc"] == pytest.approx(100 * expected[1])
+    assert ("acc5" in scores) == (classes > 10)
+    if classes > 10:
+        assert scores["acc5"] == pytest.approx(100 * expected[2])
+
+
+def test_an_empty_tally_says_nothing():
+    assert Tally(10).compute() == {}
+
+
+# --- firing
+
+
+def test_rates_and_silence():
+    net = nn.Sequential(fires_at(1, 0, 0.5), head(3, 4))
+    seen = watched(net, constant(), current=True)
+    assert seen.rates() == {"0": (1 + 0 + 0.5) / 3}  # a head without neurons has no rate
+    assert seen.silent() == {"0": pytest.approx(1 / 3)}
+    assert seen.rate() == 0.5
+
+
+def test_rate_of_all_layers_weighs_by_neurons():
+    net = nn.Sequential(fires_at(1, 1), fires_at(1, 0, 0, 0, 0, 0))
+    seen = watched(net, constant(), current=True)
+    assert seen.rates() == {"0": 1.0, "1": pytest.approx(1 / 6)}
+    assert seen.rate() == pytest.approx((2 * 1 + 6 * 1 / 6) / 8)
+
+
+def test_counts_add_up_over_batches_until_reset():
+    net = nn.Sequential(fires_at(1, 0), head(2, 4))
+    seen = Activity(net)
+    silent = torch.zeros(T, 3, 2)
+    for x in (constant(), silent):
+        with seen.watch(x, current=True):
+            net(x)
+    assert seen.samples == B + 3
+    assert seen.rates() == {"0": pytest.approx(B / (B + 3) / 2)}
+    assert seen.silent() == {"0": 0.5}
+    seen.reset()
+    assert seen.rates() == {} and seen.rate() is None and seen.operations()["ac"] == 0
+
+
+def test_nothing_is_counted_outside_watch_even_after_an_error():
+    net = nn.Sequential(fires_at(1), head(1, 4))
+    seen = Activity(net)
+    with pytest.raises(KeyError), seen.watch(constant(), current=True):
+        raise KeyError
+    net(constant())
+    assert seen.rates() == {}
+
+
+def test_an_integrator_gives_a_current_and_has_no_rate():
+    net = nn.Sequential(Layer(nn.Linear(2, 3, bias=False), None, LI()), head(3, 4))
+    seen = watched(net, constant(), current=True)
+    assert seen.rates() == {} and seen.rate() is None
+    # 2x3 once, as the input is constant; 3x4 at every step, as the potential is not
+    assert seen.operations()["mac"] == 2 * 3 + T * 3 * 4
+    assert seen.operations()["ac"] == 0
+
+
+# --- operations of dense layers
+
+
+def test_operations_of_a_linear_net():
+    seen = watched(nn.Sequential(fires_at(1, 0, 0.5), head(3, 5)), constant(), current=True)
+    ac, mac, ann = (4 + 0 + 2) * 5, 2 * 3, 2 * 3 + 3 * 5
+    assert seen.operations() == {
+        "ac": ac,
+        "mac": mac,
+        "ann_mac": ann,
+        "energy_nj": round((4.6 * mac + 0.9 * ac) / 1000, 3),
+        "ann_energy_nj": round(4.6 * ann / 1000, 3),
+        "formula": FORMULA,
+    }
+    assert (MAC_PJ, AC_PJ) == (4.6, 0.9) and "4.6 pJ * MAC + 0.9 pJ * AC" in FORMULA
+
+
+def test_a_current_that_changes_is_multiplied_at_every_step():
+    seen = watched(nn.Sequential(fires_at(1, 0), head(2, 5)), constant().clone(), current=True)
+    assert seen.operations()["mac"] == T * 2 * 2
+
+
+def test_a_constant_input_is_known_through_a_view():
+    net = nn.Sequential(nn.Flatten(2), head(2, 3))
+    x = torch.ones(1, 1, 2).expand(B, 1, 2).expand(T, B, 1, 2)
+    assert watched(net, x, current=True).operations()["mac"] == 2 * 3
+
+
+def test_spikes_as_input_are_accumulated():
+    x = torch.zeros(T, B, 2)
+    x[0, 0, 0] = x[2, 0, 0] = x[3, 1, 1] = 1
+    seen = watched(nn.Sequential(fires_at(0), head(1, 2)), x, current=False)
+    assert (seen.operations()["ac"], seen.operations()["mac"]) == (round(3 * 1 / B), 0)
+
+
+def test_a_layer_behind_a_current_multiplies_and_one_behind_spikes_does_not():
+    net = nn.Sequential(fires_at(1, 1), head(2, 3), head(3, 4))
+    seen = watched(net, constant(), current=True)
+    assert seen.operations()["mac"] == 2 * 2 + T * 3 * 4
+    assert seen.operations()["ac"] == T * 2 * 3
+
+
+def test_recurrent_weights_see_all_spikes_but_the_last():
+    layer = fires_at(1, 1)
+    layer.recurrent = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(layer.recurrent.weight)
+    seen = watched(nn.Sequential(layer, head(2, 3)), constant(), current=True)
+    ops = seen.operations()
+    assert ops["ac"] == (T - 1) * 2 * 2 + T * 2 * 3
+    assert ops["ann_mac"] == 2 * 2 + 2 * 2 + 2 * 3
+
+
+# --- operations of convolutions
+
+CONVOLUTIONS = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 3},
+    {"kernel_size": 5, "padding": 2, "stride": 2},
+    {"kernel_size": 3, "stride": 2},
+    {"kernel_size": 2, "stride": 3},
+    {"kernel_size": (1, 3), "padding": (0, 1)},
+    {"kernel_size": 3, "padding": 2, "dilation": 2},
+    {"kernel_size": 3, "padding": 1, "groups": 2},
+    {"kernel_size": 3, "padding": "same"},
+    {"kernel_size": 4, "padding": "same"},
+    {"kernel_size": 3, "padding": "valid"},
+]
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_fan_out_counts_what_an_input_reaches(options):
+    convolution = nn.Conv2d(2, 4, bias=False, **options)
+    nn.init.ones_(convolution.weight)
+    x = torch.ones(1, 2, 7, 6, requires_grad=True)
+    convolution(x).sum().backward()  # with weights of one, the gradient counts outgoing connections
+    fan_out = fan_out_of(convolution, x.detach().unsqueeze(0))
+    assert fan_out is not None and x.grad is not None
+    torch.testing.assert_close(fan_out.expand(2, 7, 6), x.grad[0], rtol=0, atol=0)
+
+
+def test_fan_out_at_the_border_of_an_image():
+    fan_out = fan_out_of(nn.Conv2d(1, 10, 3, padding=1), torch.zeros(1, 1, 1, 3, 3))
+    assert fan_out is not None
+    assert fan_out[0].tolist() == [[40, 60, 40], [60, 90, 60], [40, 60, 40]]
+
+
+def test_what_has_no_weights_has_no_operations():
+    assert fan_out_of(nn.Identity(), torch.zeros(1, 1, 3)) is None
+    assert fan_out_of(None, torch.zeros(1, 1, 3)) is None
+
+
+def test_operations_of_a_conv_net():
+    """Image 4x4 of ones, 1C1 that copies it (all neurons fire), pool to 2x2, 3 channels of 3x3 with padding, dense."""
+    copy = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(copy.weight)
+    spread = nn.Conv2d(1, 3, 3, padding=1, bias=False)
+    nn.init.ones_(spread.weight)
+    net = nn.Sequential(
+        Layer(copy, None, IF(ATan())),
+        Pool("max", 2),
+        Layer(spread, None, IF(ATan())),
+        nn.Flatten(2),
+        head(12, 10),
+    )
+    x = torch.ones(1, 4, 4).expand(B, 1, 4, 4).expand(T, B, 1, 4, 4)
+    seen = watched(net, x, current=True)
+    assert seen.rates() == {"0": 1.0, "2": 1.0}
+    ops = seen.operations()
+    assert ops["mac"] == 16
+    # each of the 2x2 pooled places reaches all 2x2 places of 3 channels; then 12 neurons reach 10 classes
+    assert ops["ac"] == T * (4 * 4 * 3 + 12 * 10)
+    assert ops["ann_mac"] == 16 + 4 * 4 * 3 + 12 * 10
+
+
+# --- what is drawn
+
+
+def test_watch_spikes_picks_neurons_evenly():
+    net = nn.Sequential(fires_at(1, 0, 0, 0, 1), head(5, 3))
+    spikes, out = watch_spikes(net, constant(), 3)
+    assert list(spikes) == ["0"] and out.shape == (T, B, 3)
+    assert spikes["0"].shape == (T, B, 3)
+    assert spikes["0"][:, 0].tolist() == [[1, 0, 1]] * T
+    assert watch_spikes(net, constant(), 100)[0]["0"].shape == (T, B, 5)
+    assert not any(module._forward_hooks for module in net.modules())

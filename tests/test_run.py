@@ -1,0 +1,402 @@
+"""Whole runs on the embedded digits, in this process: what they leave behind, selection, resume."""
+
+import csv
+import json
+import math
+import signal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from snnrun import result
+from snnrun.callback import Interrupted
+from snnrun.check import composed, without_hydra
+from snnrun.config import BadRequest, Choices, group_defaults
+from snnrun.learner import Learner
+from snnrun.model import layers
+from snnrun.neuron import LIF
+from snnrun.rule import BPTT
+from snnrun.run import Run, build, evaluate, load, quiet, train
+
+CHOICES = Choices()
+SMALL = (
+    *("model.spec=8", "dataset.steps=2", "dataset.batch_size=100", "trainer.max_epochs=3"),
+    *("keep_memory=false", "trainer.accelerator=cpu", "trainer.deterministic=false"),
+)
+
+
+@cache
+def configuration(words: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
+    cfg = composed(CHOICES, words)
+    return without_hydra(cfg), group_defaults(cfg)
+
+
+def run_in(folder: Path, *words: str) -> Run:
+    cfg, parts = configuration((*SMALL, *words))
+    cfg = cfg.copy()
+    if "csv" in (cfg.get("logger") or {}):
+        cfg.logger.csv.save_dir = str(folder)
+    folder.mkdir(exist_ok=True)
+    return Run(cfg, folder, parts, [*SMALL, *words])
+
+
+def trained(folder: Path, *words: str, resume: bool = False) -> dict[str, Any]:
+    quiet()
+    run = run_in(folder, *words)
+    outcome = train(run, bar=False, resume=resume)
+    result.write(outcome, folder)
+    return outcome
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def checkpoint(folder: Path, name: str) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """One finished run that many tests look at."""
+    folder = tmp_path_factory.mktemp("done")
+    return folder, trained(folder)
+
+
+# --- parts
+
+
+def test_build_gives_the_parts():
+    data, learner = build(run_in(Path(), "neuron.tau=3", "model.spec=8-9", "loss=tet").cfg)
+    assert type(data).__name__ == "Digits" and data.steps == 2
+    assert isinstance(learner, Learner) and isinstance(learner.rule, BPTT)
+    assert type(learner.criterion).__name__ == "TET"
+    found = [layer for _, layer in layers(learner.net)]
+    neurons = [layer.neuron for layer in found[:-1]]
+    assert all(isinstance(neuron, LIF) and neuron.tau == 3 for neuron in neurons)
+    assert [layer.synapse.out_features for layer in found] == [8, 9, 10]
+    assert neurons[0].surrogate is not neurons[1].surrogate
+
+
+def test_the_seed_decides_the_weights():
+    def weights(seed: int) -> Tensor:
+        _, learner = build(run_in(Path(), f"seed={seed}").cfg)
+        return torch.cat([p.detach().flatten() for p in learner.net.parameters()])
+
+    assert torch.equal(weights(3), weights(3)) and not torch.equal(weights(3), weights(4))
+
+
+def test_the_rules_kernel_is_that_of_every_neuron(monkeypatch):
+    def kernel(neuron, x, state):
+        return x, state
+
+    monkeypatch.setattr(BPTT, "kernel", lambda self, neuron: kernel)
+    _, learner = build(run_in(Path()).cfg)
+    assert next(layer.neuron.kernel for _, layer in layers(learner.net)) is kernel
+
+
+def test_parts_may_refuse_shape_and_steps(monkeypatch):
+    def validate(self, shape, steps):
+        raise BadRequest(f"{shape} {steps}")
+
+    monkeypatch.setattr(BPTT, "validate", validate, raising=False)
+    with pytest.raises(BadRequest, match=r"\(1, 8, 8\) 2"):
+        build(run_in(Path()).cfg)
+
+
+# --- what a run leaves behind
+
+
+def test_result_json_has_every_documented_key(done):
+    folder, outcome = done
+    text = (folder / "result.json").read_text()
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(word)) == outcome
+    assert set(outcome) == {
+        *("status", "error", "parts", "overrides", "seed", "metrics", "selection", "epochs"),
+        *("steps", "parameters", "seconds", "samples_per_second", "peak_memory_bytes", "spikes"),
+        *("ops", "data", "versions", "git", "hardware"),
+    }
+    assert (outcome["status"], outcome["error"], outcome["seed"]) == ("completed", None, 0)
+    assert outcome["parts"]["neuron"] == "lif" and outcome["parts"]["dataset"] == "digits"
+    assert outcome["overrides"][: len(SMALL)] == list(SMALL)
+    assert (outcome["epochs"], outcome["steps"]) == (3, 3 * 13)
+    assert outcome["parameters"] == 64 * 8 + 8 + 2 * 8 + 8 * 10 + 10
+    assert set(outcome["selection"]) == {"best_val", "last", "best_test"}
+    assert outcome["selection"]["best_test"] is None
+    assert set(outcome["seconds"]) == {"fit", "test"} and outcome["peak_memory_bytes"] > 2**20
+    assert set(outcome["spikes"]) == {"rate", "layers", "silent"}
+    assert set(outcome["spikes"]["layers"]) == set(outcome["spikes"]["silent"]) == {"body.0"}
+    assert 0 < outcome["spikes"]["rate"] < 1
+    assert set(outcome["ops"]) == {
+        *("ac", "mac", "ann_mac", "energy_nj", "ann_energy_nj", "formula"),
+    }
+    assert (outcome["ops"]["mac"], outcome["ops"]["ann_mac"]) == (64 * 8, 64 * 8 + 8 * 10)
+    assert {k: v for k, v in outcome["data"].items() if k != "split_sha256"} == {
+        "train": 1293,
+        "val": 144,
+        "test": 360,
+    }
+    assert len(outcome["data"]["split_sha256"]) == 64
+
+
+def test_a_row_an_epoch(done):
+    folder, outcome = done
+    table = rows(folder)
+    assert [row["epoch"] for row in table] == [0, 1, 2]
+    assert [row["step"] for row in table] == [13, 26, 39]
+    for row in table:
+        assert set(row) == {
+            *("step", "epoch", "samples", "train/loss", "train/acc", "val/loss", "val/acc", "lr"),
+            *("seconds", "spikes/rate", "spikes/rate/body.0", "spikes/silent/body.0"),
+        }
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["samples"] == 1293
+    last = outcome["selection"]["last"]
+    assert last["epoch"] == 3 and last["val/acc"] == table[-1]["val/acc"]
+    assert last["train/loss"] < table[0]["train/loss"]
+
+
+def test_checkpoints_hold_plain_things(done):
+    folder, _ = done
+
+    def walk(value: Any, place: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{place}.{key}")
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                walk(inner, place)
+        else:
+            plain = (str, int, float, bool, type(None), Tensor)
+            assert isinstance(value, plain), f"{place} is a {type(value)}"
+
+    for name in ("best", "last"):
+        walk(checkpoint(folder, name), name)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_the_snapshot_is_of_the_test_split(done):
+    folder, outcome = done
+    arrays = np.load(folder / "snapshot.npz")
+    right = (arrays["label"] == arrays["predicted"]).mean()
+    assert 100 * right == pytest.approx(outcome["metrics"]["test/acc"])
+    assert arrays["label"].shape == (360,) and arrays["input"].shape == (4, 2, 1, 8, 8)
+    assert arrays["spikes/body.0"].shape == (4, 2, 8) and arrays["out"].shape == (4, 2, 10)
+    assert set(np.unique(arrays["spikes/body.0"])) <= {0.0, 1.0}
+
+
+def test_compiling_in_place_keeps_the_keys():
+    _, learner = build(run_in(Path()).cfg)
+    keys = list(learner.state_dict())
+    learner.net.compile()
+    assert list(learner.state_dict()) == keys
+
+
+# --- selection
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/acc", "max")])
+def test_best_is_the_first_best_epoch_on_validation_data(tmp_path, monitor, mode):
+    outcome = trained(
+        tmp_path,
+        *(f"task.monitor={monitor}", f"task.mode={mode}", "optimizer=sgd", "optimizer.lr=4"),
+        *("scheduler=constant", "trainer.max_epochs=4", "seed=1"),
+    )
+    values = [row[monitor] for row in rows(tmp_path)]
+    wanted = values.index({"min": min, "max": max}[mode](values))
+    best = outcome["selection"]["best_val"]
+    assert best["epoch"] == wanted + 1 == checkpoint(tmp_path, "best")["epoch"] + 1
+    assert best[monitor] == values[wanted]
+    assert outcome["metrics"] == {k: v for k, v in best.items() if "/" in k}
+    assert outcome["selection"]["last"]["epoch"] == 4
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_is_reported_is_what_the_checkpoints_give(tmp_path, ema):
+    outcome = trained(tmp_path, f"ema={ema}", "optimizer=sgd", "optimizer.lr=2", "seed=2")
+    for name, chosen in (("best", "best_val"), ("last", "last")):
+        again = evaluate(run_in(tmp_path), tmp_path / "checkpoints" / f"{name}.ckpt", bar=False)[
+            "metrics"
+        ]
+        reported = outcome["selection"][chosen]
+        assert again == {key: reported[key] for key in ("test/loss", "test/acc")}
+
+
+def test_the_last_checkpoint_is_renewed_though_nothing_improves(tmp_path):
+    trained(
+        tmp_path,
+        "optimizer=sgd",
+        "optimizer.lr=0.0",
+        "scheduler=constant",
+        "norm=none",
+        "test=false",
+    )
+    losses = [row["val/loss"] for row in rows(tmp_path)]
+    assert len(set(losses)) == 1
+    assert checkpoint(tmp_path, "best")["epoch"] == 0
+    assert checkpoint(tmp_path, "last")["epoch"] == 2
+
+
+def test_without_validation_data_the_last_epoch_counts(tmp_path):
+    outcome = trained(tmp_path, "dataset.val_size=0", "trainer.max_epochs=2")
+    selection = outcome["selection"]
+    assert selection["best_val"] is None
+    assert outcome["metrics"] == {k: v for k, v in selection["last"].items() if "/" in k}
+    assert {"train/acc", "test/acc"} <= set(outcome["metrics"])
+    assert not [key for key in outcome["metrics"] if key.startswith("val/")]
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    for row in rows(tmp_path):
+        assert 0 < row["spikes/rate"] < 1 and "spikes/silent/body.0" in row
+    assert outcome["data"]["val"] == 0 and outcome["data"]["train"] == 1437
+
+
+# --- settings
+
+
+def test_without_loggers(tmp_path):
+    outcome = trained(tmp_path, "logger=[]", "trainer.max_epochs=1")
+    assert outcome["status"] == "completed" and not (tmp_path / "metrics.csv").exists()
+
+
+def test_without_a_test(tmp_path):
+    outcome = trained(tmp_path, "test=false", "trainer.max_epochs=1")
+    assert not [key for key in outcome["metrics"] if key.startswith("test/")]
+    assert not (tmp_path / "snapshot.npz").exists()
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_speed_counts_the_samples_that_were_trained_on(tmp_path):
+    outcome = trained(tmp_path, "trainer.limit_train_batches=2", "test=false")
+    table = rows(tmp_path)
+    assert [row["samples"] for row in table] == [200, 200, 200] and outcome["steps"] == 6
+    seconds = sum(row["seconds"] for row in table)
+    assert outcome["samples_per_second"] == pytest.approx(600 / seconds, abs=0.1)
+
+
+def test_a_decay_of_the_average_that_is_none(tmp_path):
+    with pytest.raises(BadRequest) as error:
+        trained(tmp_path, "ema=1.5")
+    assert str(error.value) == "ema must be 0 (off) or a decay between 0 and 1, got 1.5."
+
+
+def test_the_rule_says_what_is_tested(tmp_path, monkeypatch):
+    def deploy(self, net, calibration):
+        assert next(iter(calibration)).shape == (100, 1, 8, 8)
+        deployed.append(net)
+        return torch.nn.Sequential(
+            torch.nn.Flatten(2), torch.nn.Linear(64, 10).requires_grad_(False)
+        )
+
+    deployed: list[Any] = []
+    monkeypatch.setattr(BPTT, "deploy", deploy)
+    monkeypatch.setattr("snnrun.run.snapshot", lambda learner, data: {"net": np.zeros(1)})
+    outcome = trained(tmp_path, "trainer.max_epochs=1")
+    assert len(deployed) == 2  # last, then best
+    assert deployed[0] is deployed[1]  # the trained network was put back in between
+    assert outcome["parameters"] == 626
+
+
+# --- stopping and going on
+
+
+def stop_after(monkeypatch, batches: int) -> None:
+    """Ask the process to stop during a training batch, counted from 1."""
+    step, count = Learner.training_step, iter(range(1, 10**6))
+
+    def counted(self, batch, batch_idx):
+        if next(count) == batches:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Learner, "training_step", counted)
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        (5, ("neuron=plif",)),
+        (13, ("dataset.val_size=0",)),  # the last of an epoch
+        (20, ("encoder=poisson", "model.dropout=0.2")),
+        (20, ("ema=0.9",)),
+        (16, ("scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=2")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, batches, words):
+    more = (*words, "test=false", "trainer.max_epochs=2")
+    whole = trained(tmp_path / "whole", *more)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, batches)
+        trained(tmp_path / "stopped", *more)
+    resumed = trained(tmp_path / "stopped", *more, resume=True)
+    one, two = (checkpoint(tmp_path / name, "last") for name in ("whole", "stopped"))
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][key]), key
+    assert one["global_step"] == two["global_step"] and one["epoch"] == two["epoch"]
+    tables = [rows(tmp_path / name) for name in ("whole", "stopped")]
+    for table in tables:
+        for row in table:
+            assert row.pop("seconds") > 0
+    assert tables[0] == tables[1]
+    for key in ("metrics", "selection", "epochs", "steps", "spikes", "ops"):
+        assert resumed[key] == whole[key], key
+
+
+def test_time_before_a_stop_counts_towards_the_epoch(tmp_path, monkeypatch):
+    more = ("test=false", "trainer.max_epochs=1")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 8)
+        trained(tmp_path, *more)
+    before = checkpoint(tmp_path, "last")["snnrun"]
+    assert before["samples"] == 800 and before["seconds"] > 0
+    outcome = trained(tmp_path, *more, resume=True)
+    (row,) = rows(tmp_path)
+    assert row["samples"] == 1293 and row["seconds"] > before["seconds"]
+    assert outcome["samples_per_second"] == pytest.approx(1293 / row["seconds"], abs=0.1)
+
+
+def test_resuming_without_a_checkpoint_starts_afresh(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch\n13,0\n")  # its checkpoint was never written
+    outcome = trained(tmp_path, "test=false", "trainer.max_epochs=1", resume=True)
+    assert outcome["epochs"] == 1 and [row["step"] for row in rows(tmp_path)] == [13]
+
+
+def test_rows_beyond_the_checkpoint_are_run_again_and_others_stay(tmp_path):
+    more = ("test=false",)
+    trained(tmp_path, *more)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    path = tmp_path / "metrics.csv"
+    path.write_text("\n".join([*lines, lines[-1].replace("39,2,", "52,3,", 1)]) + "\n")
+    trained(tmp_path, *more, resume=True)
+    assert path.read_text().splitlines() == lines
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    half = tmp_path / "checkpoints" / ".last.ckpt.123.part"
+    half.parent.mkdir(parents=True)
+    half.write_text("half")
+    trained(tmp_path, "test=false", "trainer.max_epochs=1")
+    assert not half.exists()
+
+
+# --- checkpoints that cannot be loaded
+
+
+def test_a_checkpoint_that_is_not_there_or_damaged(tmp_path):
+    _, learner = build(run_in(tmp_path).cfg)
+    with pytest.raises(BadRequest) as error:
+        load(learner, tmp_path / "none.ckpt")
+    assert str(error.value) == f"There is no checkpoint {tmp_path / 'none.ckpt'}."
+    (tmp_path / "bad.ckpt").write_bytes(b"nothing of the kind")
+    with pytest.raises(BadRequest, match=r"bad.ckpt cannot be read"):
+        load(learner, tmp_path / "bad.ckpt")
