@@ -232,7 +232,8 @@ class DataModule(LightningDataModule):
         self.steps, self.batch_size = steps, batch_size
         self.split_seed, self.folds, self.fold = split_seed, folds, fold
         self.num_workers, self.download = num_workers, download
-        self.skip = 0
+        self.start = 0, 0  # epoch and batch that training begins at
+        self.order: BatchSampler | None = None  # of the training data
         self.samples: dict[str, Samples] = {}
         self.indices: dict[str, Tensor] = {}
 
@@ -331,11 +332,10 @@ class DataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        if (
-            split == "train" and trainer
-        ):  # worker processes ask for the first batches before Lightning sets the epoch
-            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore[reportAttributeAccessIssue]
-            sampler.skip, self.skip = self.skip, 0
+        if split == "train" and trainer:
+            # worker processes ask for the first batches before Lightning sets the epoch
+            (sampler.epoch, sampler.skip), self.start = self.start, (0, 0)
+            self.order = sampler
         return ResumableLoader(
             _Batches(self.samples[split]),
             sampler=sampler,
@@ -346,15 +346,17 @@ class DataModule(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches of the running epoch that were trained on; 0 between epochs."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
-        return {
-            "batch": 0 if progress is None or progress.is_last_batch else progress.current.ready
-        }
+        """The epoch to go on with, and the number of its batches that were trained on."""
+        if self.order is None or self.trainer is None:
+            return {"epoch": 0, "batch": 0}
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress.is_last_batch:  # a checkpoint at the end of an epoch
+            return {"epoch": self.order.epoch + 1, "batch": 0}
+        return {"epoch": self.order.epoch, "batch": progress.current.ready}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Start the next training epoch behind the batches that were trained on before."""
-        self.skip = state_dict["batch"]
+        """Start training in the epoch of a checkpoint, behind the batches that were trained on before."""
+        self.start = state_dict["epoch"], state_dict["batch"]
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches."""
