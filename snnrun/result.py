@@ -47,7 +47,7 @@ PACKAGES = (
 
 
 def header(run: "Run", data: DataModule, learner: Learner, trainer: Trainer) -> list[str]:
-    """Six lines: parts, parameters, T and batch, device and precision, run directory, seed."""
+    """Parts, parameters, what the model says of itself, T and batch, device and precision, run directory, seed."""
     device = trainer.strategy.root_device
     name = (
         torch.cuda.get_device_name(device)
@@ -57,10 +57,12 @@ def header(run: "Run", data: DataModule, learner: Learner, trainer: Trainer) -> 
         else f"{torch.get_num_threads()} threads"
     )
     shape = "x".join(map(str, data.shape))
+    describe = getattr(learner.net, "describe", None)
     return [
         "parts       "
         + "  ".join(f"{group}={run.parts[group]}" for group in PARTS if run.parts.get(group)),
         f"parameters  {parameters(learner):,}",
+        *([f"model       {describe()}"] if describe else []),
         f"input       {shape}, T = {data.steps}, batch {data.batch_size}, {data.num_classes} classes",
         f"device      {device.type} ({name}), precision {trainer.precision}",
         f"directory   {run.folder}",

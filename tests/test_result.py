@@ -55,7 +55,7 @@ def test_footer_without_validation_data_and_without_spikes():
     assert result.footer(outcome, Path("run"))[0] == "last        test 80.00 %   (epoch 3)"
 
 
-def test_header_is_six_lines():
+def test_header():
     run: Any = SimpleNamespace(
         parts={"model": "mlp", "neuron": "lif", "rule": "bptt", "callbacks": []},
         folder=Path("outputs") / "run",
@@ -77,6 +77,9 @@ def test_header_is_six_lines():
         f"directory   {Path('outputs') / 'run'}",
         "seed        3",
     ]
+    learner.net.describe = lambda: "16 neurons in a row"
+    lines = result.header(run, data, learner, trainer)
+    assert lines[2] == "model       16 neurons in a row" and len(lines) == 7
 
 
 def test_written_and_read(tmp_path):

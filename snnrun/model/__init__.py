@@ -1,17 +1,25 @@
 """Architectures."""
 
 from snnrun.model.convnet import ConvNet
+from snnrun.model.event_resnet import EventResNet
 from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.model.mlp import MLP
+from snnrun.model.plain_net import PlainNet
 from snnrun.model.recurrent import Recurrent
+from snnrun.model.sew_resnet import SEWResNet
+from snnrun.model.spiking_resnet import SpikingResNet
 
 __all__ = [
     "MLP",
     "ConvNet",
     "Dropout",
+    "EventResNet",
     "Layer",
+    "PlainNet",
     "Pool",
     "Recurrent",
+    "SEWResNet",
+    "SpikingResNet",
     "layers",
     "over_time",
     "parts",

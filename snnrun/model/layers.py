@@ -78,21 +78,31 @@ class Pool(nn.Module):
     **Arguments:**
 
     - `kind`: `max` or `avg`.
-    - `size`: side of the square window, also the stride; what does not fill a window is left out.
+    - `size`: side of the square window; None for the whole image. What does not fill a window is left out.
+    - `stride`: distance of two windows; None for `size`.
+    - `padding`: rows and columns around the image that no maximum is taken of, and that count as zeros in an average.
     """
 
-    def __init__(self, kind: Literal["max", "avg"], size: int):
+    def __init__(
+        self,
+        kind: Literal["max", "avg"],
+        size: int | None,
+        stride: int | None = None,
+        padding: int = 0,
+    ):
         super().__init__()
-        self.kind, self.size = kind, size
+        self.kind, self.size, self.stride, self.padding = kind, size, stride, padding
 
     def extra_repr(self) -> str:
-        """Kind and size."""
-        return f"{self.kind}, {self.size}"
+        """Kind and size, and the stride and padding where there are any."""
+        more = f", stride={self.stride}, padding={self.padding}" if self.stride else ""
+        return f"{self.kind}, {'whole image' if self.size is None else self.size}{more}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(T, B, C, H, W)` to `(T, B, C, H // size, W // size)`."""
+        """`(T, B, C, H, W)` to the same with `H // size` and `W // size`, if there is neither stride nor padding."""
         pool = functional.max_pool2d if self.kind == "max" else functional.avg_pool2d
-        return over_time(lambda y: pool(y, self.size), x)
+        window = tuple(x.shape[-2:]) if self.size is None else self.size
+        return over_time(lambda y: pool(y, window, self.stride, self.padding), x)
 
 
 class Dropout(nn.Module):
