@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnrun.encoder.profile import factors, linear_over_time
 from snnrun.neuron.base import Neuron, recall, remember
 
 NeuronFactory = Callable[[int], Neuron]
@@ -15,10 +16,15 @@ HeadFactory = Callable[[int, int], "Layer"]
 
 
 def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a stateless module to all steps of `x` (T, B, ...) as one batch; once if they are all the same."""
+    """Apply a stateless module to all steps of `x` (T, B, ...) as one batch; once if they are all the same.
+
+    Once, too, if the module is linear and the steps are known to be multiples of one image.
+    """
     if x.stride(0) == 0 and len(x) > 1:
         y = module(x[0])
         return y.expand(len(x), *y.shape)
+    if (known := factors(x)) and isinstance(module, nn.Linear | nn.Conv2d):
+        return linear_over_time(module, *known)
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -77,22 +83,26 @@ class Pool(nn.Module):
 
     **Arguments:**
 
-    - `kind`: `max` or `avg`.
+    - `kind`: `max`, `avg` or `sum`.
     - `size`: side of the square window, also the stride; what does not fill a window is left out.
+    - `gain`: factor on the result.
     """
 
-    def __init__(self, kind: Literal["max", "avg"], size: int):
+    def __init__(self, kind: Literal["max", "avg", "sum"], size: int, gain: float = 1.0):
         super().__init__()
-        self.kind, self.size = kind, size
+        self.kind: Literal["max", "avg", "sum"] = kind
+        self.size, self.gain = size, gain
 
     def extra_repr(self) -> str:
-        """Kind and size."""
-        return f"{self.kind}, {self.size}"
+        """Kind, size, and the gain where there is one."""
+        return f"{self.kind}, {self.size}" + (f", gain={self.gain}" if self.gain != 1 else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, H, W)` to `(T, B, C, H // size, W // size)`."""
         pool = functional.max_pool2d if self.kind == "max" else functional.avg_pool2d
-        return over_time(lambda y: pool(y, self.size), x)
+        y = over_time(lambda step: pool(step, self.size), x)
+        gain = self.gain * self.size**2 if self.kind == "sum" else self.gain
+        return y if gain == 1 else y * gain
 
 
 class Dropout(nn.Module):
@@ -101,26 +111,30 @@ class Dropout(nn.Module):
     **Arguments:**
 
     - `p`: probability of dropping an element.
+    - `share`: `element` for a draw for every element of a sample, `row` for one for every row of an image.
 
     Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, sec. 2.4.
     """
 
-    def __init__(self, p: float):
+    def __init__(self, p: float, share: Literal["element", "row"] = "element"):
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {p}.")
         self.p = p
+        self.share: Literal["element", "row"] = share
 
     def extra_repr(self) -> str:
-        """The probability."""
-        return f"p={self.p}"
+        """The probability, and what shares a draw."""
+        return f"p={self.p}" + (", share=row" if self.share == "row" else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to the same shape."""
         if not self.training or self.p == 0 or len(x) == 0:
             return x
         carried = recall(self)
-        mask = functional.dropout(torch.ones_like(x[0]), self.p) if carried is None else carried[0]
+        rows = self.share == "row" and x.dim() == 5
+        ones = torch.ones_like(x[0, ..., :1] if rows else x[0])
+        mask = functional.dropout(ones, self.p) if carried is None else carried[0]
         remember(self, (mask,))
         return x * mask
 
