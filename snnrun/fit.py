@@ -17,6 +17,7 @@ TRAITS = {
     "feedforward": "no layer feeds itself",
     "hard_reset": "a spike sets the potential to a fixed value",
     "input_spikes": "turns the input into spikes",
+    "input_trace": "filters the input as a synapse filters spikes",
     "intensity": "values between 0 and 1",
     "leaky": "the potential decays",
     "potential": "gives out its potential and never fires",
@@ -28,6 +29,7 @@ TRAITS = {
     "static": "samples without a time axis",
     "stepped": "defined by a step in time",
     "surrogate": "a surrogate derivative",
+    "trace": "gives out a filter of its spikes",
 }
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -101,3 +103,86 @@ class SpikeCount(nn.Module):
             right, (count - self.true_count).clamp(max=0), (count - self.false_count).clamp(min=0)
         )
         return error.square().sum(1).mean() / (2 * len(out))
+
+
+class TraceCount(SpikeCount):
+    r"""`SpikeCount` of output traces, summed over the batch: the count loss of TSSL-BP.
+
+    $$L = \frac{1}{2T} \sum_{b,c} e_{b,c}^2, \qquad e_{b,c} = \sum_t a_{t,b,c} - n_{b,c}$$
+
+    **Arguments:** as `SpikeCount`.
+
+    Zhang & Li, *Temporal Spike Sequence Learning via Backpropagation for Deep Spiking Neural Networks*, NeurIPS 2020.
+    """
+
+    needs = frozenset({"spiking_output", "trace"})
+    sums = True
+
+    def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
+        """Sum over classes and batch."""
+        return super().forward(out, y, readout=readout) * len(y)
+
+
+class Kernel(nn.Module):
+    r"""Squared distance of the output traces from those of a desired spike train, summed over time, classes and batch.
+
+    $$L = \frac{1}{2} \sum_{t,b,c} (a_{t,b,c} - y_{t,b,c})^2$$
+
+    The right class should fire at all steps but the first of five (T = 5), or at every second step (T = 10, 20, ...);
+    the others never. A network whose output never fires may stay so: it is a minimum of this loss.
+
+    **Arguments:**
+
+    - `tau_s`: time constant of the traces.
+    - `target_filters`: how often the desired train is filtered; the paper's code does so twice.
+
+    Zhang & Li, NeurIPS 2020, sec. 3.1.
+    """
+
+    needs = frozenset({"spiking_output", "trace"})
+    sums = True
+
+    def __init__(self, tau_s: float = 3.0, target_filters: Literal[1, 2] = 2):
+        super().__init__()
+        if target_filters not in (1, 2):
+            raise ValueError(f"loss.target_filters must be 1 or 2, got {target_filters}.")
+        self.tau_s, self.target_filters = tau_s, target_filters
+
+    def validate(self, shape: tuple[int, ...], steps: int) -> None:
+        """Raise `ValueError` for a number of steps that the desired train does not fill."""
+        if steps != 5 and (steps < 10 or steps % 10):
+            raise ValueError(
+                f"loss=kernel needs T to be 5 or a multiple of 10, the lengths of its desired spike train; got {steps}."
+                " Set dataset.steps=5 or dataset.steps=10, or choose another loss."
+            )
+
+    def target(self, steps: int) -> Tensor:
+        """The desired trace of the right class, `(T,)`, in float64."""
+        self.validate((), steps)
+        train = [0.0, 1.0] * (steps // 2) if steps >= 10 else [0.0, 1.0, 1.0, 1.0, 1.0]
+        for _ in range(self.target_filters):
+            a, filtered = 0.0, []
+            for x in train:
+                a += (x - a) / self.tau_s
+                filtered.append(a)
+            train = filtered
+        return torch.tensor(train, dtype=torch.float64, device="cpu")
+
+    def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
+        """Sum over time, classes and batch. The readout is not used."""
+        right = functional.one_hot(y, out.shape[2]).to(out.dtype)
+        target = self.target(len(out)).to(out.device, out.dtype).view(-1, 1, 1) * right
+        return (out - target).square().sum() / 2
+
+
+class Softmax(nn.Module):
+    r"""Cross entropy of the output summed over time, whatever the readout.
+
+    $$L = -\log \mathrm{softmax}(z)_y, \qquad z = \sum_t o_t$$
+
+    Zhang & Li, NeurIPS 2020.
+    """
+
+    def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
+        """Mean over the batch."""
+        return functional.cross_entropy(out.sum(0), y)

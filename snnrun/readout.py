@@ -68,6 +68,20 @@ class SpikingReadout(Readout):
     needs = frozenset({"spikes"})
 
 
+class TraceReadout(Readout):
+    r"""A head of spiking neurons that give out traces, read by their sum over time.
+
+    $$z = \sum_t a_t, \qquad a_t = n(W x_t + b)$$
+
+    **Arguments:** as `Readout`; `neuron` is the network's own.
+
+    Zhang & Li, NeurIPS 2020.
+    """
+
+    traits = frozenset({"spiking_output"})
+    needs = frozenset({"trace"})
+
+
 class IntegratorReadout(Readout):
     r"""A head of integrators that never fire, read by their potential.
 

@@ -86,7 +86,10 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     )
     for part in (net, rule, learner.encoder, readout, learner.criterion):
         if validate := getattr(part, "validate", None):
-            validate(data.shape, data.steps)
+            try:
+                validate(data.shape, data.steps)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
     return data, learner
 
 

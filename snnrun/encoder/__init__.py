@@ -3,5 +3,6 @@
 from snnrun.encoder.direct import Direct
 from snnrun.encoder.latency import Latency
 from snnrun.encoder.poisson import Poisson
+from snnrun.encoder.psc import PSC
 
-__all__ = ["Direct", "Latency", "Poisson"]
+__all__ = ["PSC", "Direct", "Latency", "Poisson"]

@@ -1,5 +1,6 @@
 """What models are made of: layers, pools and dropouts over time."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnrun.encoder.profile import factors, linear_over_time
 from snnrun.neuron.base import Neuron, recall, remember
 
 NeuronFactory = Callable[[int], Neuron]
@@ -15,10 +17,15 @@ HeadFactory = Callable[[int, int], "Layer"]
 
 
 def over_time(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a stateless module to all steps of `x` (T, B, ...) as one batch; once if they are all the same."""
+    """Apply a stateless module to all steps of `x` (T, B, ...) as one batch; once if they are all the same.
+
+    Once, too, if the module is linear and the steps are known to be multiples of one image.
+    """
     if x.stride(0) == 0 and len(x) > 1:
         y = module(x[0])
         return y.expand(len(x), *y.shape)
+    if (known := factors(x)) and isinstance(module, nn.Linear | nn.Conv2d):
+        return linear_over_time(module, *known)
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -77,32 +84,38 @@ class Pool(nn.Module):
 
     **Arguments:**
 
-    - `kind`: `max` or `avg`.
+    - `kind`: `max`, `avg` or `sum`.
     - `size`: side of the square window; None for the whole image. What does not fill a window is left out.
     - `stride`: distance of two windows; None for `size`.
-    - `padding`: rows and columns around the image that no maximum is taken of, and that count as zeros in an average.
+    - `padding`: rows and columns around the image that no maximum is taken of, and that count as zeros otherwise.
+    - `gain`: factor on the result.
     """
 
     def __init__(
         self,
-        kind: Literal["max", "avg"],
+        kind: Literal["max", "avg", "sum"],
         size: int | None,
         stride: int | None = None,
         padding: int = 0,
+        gain: float = 1.0,
     ):
         super().__init__()
-        self.kind, self.size, self.stride, self.padding = kind, size, stride, padding
+        self.kind: Literal["max", "avg", "sum"] = kind
+        self.size, self.stride, self.padding, self.gain = size, stride, padding, gain
 
     def extra_repr(self) -> str:
-        """Kind and size, and the stride and padding where there are any."""
+        """Kind and size; stride and padding, and the gain, where there are any."""
         more = f", stride={self.stride}, padding={self.padding}" if self.stride else ""
-        return f"{self.kind}, {'whole image' if self.size is None else self.size}{more}"
+        gain = f", gain={self.gain}" if self.gain != 1 else ""
+        return f"{self.kind}, {'whole image' if self.size is None else self.size}{more}{gain}"
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, H, W)` to the same with `H // size` and `W // size`, if there is neither stride nor padding."""
         pool = functional.max_pool2d if self.kind == "max" else functional.avg_pool2d
-        window = tuple(x.shape[-2:]) if self.size is None else self.size
-        return over_time(lambda y: pool(y, window, self.stride, self.padding), x)
+        window = tuple(x.shape[-2:]) if self.size is None else (self.size, self.size)
+        y = over_time(lambda step: pool(step, window, self.stride, self.padding), x)
+        gain = self.gain * math.prod(window) if self.kind == "sum" else self.gain
+        return y if gain == 1 else y * gain
 
 
 class Dropout(nn.Module):
@@ -111,26 +124,30 @@ class Dropout(nn.Module):
     **Arguments:**
 
     - `p`: probability of dropping an element.
+    - `share`: `element` for a draw for every element of a sample, `row` for one for every row of an image.
 
     Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, sec. 2.4.
     """
 
-    def __init__(self, p: float):
+    def __init__(self, p: float, share: Literal["element", "row"] = "element"):
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {p}.")
         self.p = p
+        self.share: Literal["element", "row"] = share
 
     def extra_repr(self) -> str:
-        """The probability."""
-        return f"p={self.p}"
+        """The probability, and what shares a draw."""
+        return f"p={self.p}" + (", share=row" if self.share == "row" else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to the same shape."""
         if not self.training or self.p == 0 or len(x) == 0:
             return x
         carried = recall(self)
-        mask = functional.dropout(torch.ones_like(x[0]), self.p) if carried is None else carried[0]
+        rows = self.share == "row" and x.dim() == 5
+        ones = torch.ones_like(x[0, ..., :1] if rows else x[0])
+        mask = functional.dropout(ones, self.p) if carried is None else carried[0]
         remember(self, (mask,))
         return x * mask
 

@@ -5,6 +5,7 @@ import re
 
 from torch import Tensor, nn
 
+from snnrun.encoder.profile import flat
 from snnrun.model.layers import Dropout, HeadFactory, Layer, NeuronFactory, NormFactory
 
 
@@ -47,7 +48,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to `(T, B, num_classes)`."""
-        return self.head(self.body(x.flatten(2)))
+        return self.head(self.body(flat(x)))
 
 
 def sizes(spec: str | int) -> list[int]:

@@ -1,14 +1,19 @@
 """What a neuron is: a pure step, the loop over time, and state that may outlive a call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 State = tuple[Tensor, ...]
 Kernel = Callable[["Neuron", Tensor, State], tuple[Tensor, State]]
+# (neuron, x, state before the step, out, grad_out, grad_state) to (grad_x, grad_state one step earlier)
+BackwardStep = Callable[["Neuron", Tensor, State, Tensor, Tensor, State], tuple[Tensor, State]]
 
 _memory: ContextVar[dict[nn.Module, State] | None] = ContextVar("carried state", default=None)
 
@@ -23,6 +28,75 @@ def scan(neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
         out_t, state = neuron.step(wide(x_t), state)
         out.append(out_t.to(x.dtype))
     return torch.stack(out), state
+
+
+@dataclass(frozen=True)
+class OwnBackward:
+    """A kernel that runs `step` forward and a rule's own `backward_step` backward, one call for each step of time.
+
+    `backward_step` has the slots of the vector-Jacobian product of `step`: it is given the input, the state before the
+    step, the output, the gradient of the output and, for each part of the state, the carry that comes back from later
+    steps (zeros behind the last); it returns the gradient of the input and the carry to the step before. The state
+    that a call starts from and the one that it returns pass the carry on, so chunks in a row and layers that step in a
+    loop give what the whole sequence gives.
+
+    **Arguments:**
+
+    - `backward_step`: elementwise and picklable: a function of a module, or an instance of a frozen dataclass that
+      holds its constants as floats. Parameters of the neuron get no gradient.
+    """
+
+    backward_step: BackwardStep
+
+    def __call__(self, neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run `neuron` over the leading axis of `x`."""
+        return with_backward(neuron, x, state, lambda outs: self.backward_step)
+
+
+def with_backward(
+    neuron: "Neuron", x: Tensor, state: State, choose: Callable[[Sequence[Tensor]], BackwardStep]
+) -> tuple[Tensor, State]:
+    """`scan` forward; backward, the step that `choose` picks when it sees the outputs of all steps."""
+    if not torch.is_grad_enabled():
+        return scan(neuron, x, state)
+    out, *final = _Own.apply(neuron, choose, x, *state)  # pyright: ignore[reportGeneralTypeIssues]
+    return out, tuple(final)
+
+
+class _Own(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        neuron: "Neuron",
+        choose: Callable[[Sequence[Tensor]], BackwardStep],
+        x: Tensor,
+        *state: Tensor,
+    ) -> tuple[Tensor, ...]:
+        states, outs = [state], []
+        for x_t in x.unbind(0):
+            out_t, after = neuron.step(wide(x_t), states[-1])
+            outs.append(out_t)
+            states.append(after)
+        ctx.neuron, ctx.choose, ctx.slots = neuron, choose, len(state)
+        ctx.save_for_backward(x, *outs, *(s for before in states[:-1] for s in before))
+        final = tuple(s.clone() if any(s is o for o in state) else s for s in states[-1])
+        return torch.stack([o.to(x.dtype) for o in outs]), *final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor, *grad_final: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *saved = ctx.saved_tensors
+        steps, slots = len(x), ctx.slots
+        outs, states = saved[:steps], saved[steps:]
+        step = ctx.choose(outs)
+        grad_x, carried = torch.empty_like(x, memory_format=torch.contiguous_format), grad_final
+        for t in range(steps - 1, -1, -1):
+            before = tuple(states[t * slots : (t + 1) * slots])
+            grad_t, carried = step(
+                ctx.neuron, wide(x[t]), before, outs[t], wide(grad_out[t]), carried
+            )
+            grad_x[t] = grad_t
+        return None, None, grad_x, *carried
 
 
 def wide(x: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Learning rules."""
 
 from snnrun.rule.base import BPTT, Learning, Rule
+from snnrun.rule.reset_bptt import ResetBPTT
+from snnrun.rule.trace import TraceRule
+from snnrun.rule.tssl import TSSL
 
-__all__ = ["BPTT", "Learning", "Rule"]
+__all__ = ["BPTT", "TSSL", "Learning", "ResetBPTT", "Rule", "TraceRule"]

@@ -50,6 +50,31 @@ class Sigmoid(Surrogate):
         return self.alpha * k * (1 - k)
 
 
+class ClippedSigmoid(Surrogate):
+    r"""Derivative of a logistic sigmoid of a given width, which no longer falls far from the threshold.
+
+    $$\sigma'(v) = \frac{1}{w} k(z) (1 - k(z)), \qquad z = \min(c, \max(-c, v / w))$$
+
+    **Arguments:**
+
+    - `width`: w; the derivative at the threshold is 1 / (4 w).
+    - `clip`: c.
+
+    Yang, *Temporal Surrogate Back-propagation for Spiking Neural Networks*, 2020; it is also the dense derivative of
+    TSSL-BP (Zhang & Li 2020).
+    """
+
+    def __init__(self, width: float = 0.2, clip: float = 8.0):
+        super().__init__()
+        if width <= 0 or clip <= 0:
+            raise ValueError(f"width and clip must be above 0, got {width} and {clip}.")
+        self.width, self.clip = width, clip
+
+    def derivative(self, v: Tensor) -> Tensor:
+        e = torch.exp(-(v.abs() / self.width).clamp(max=self.clip))
+        return e / (self.width * ((1 + e) * (1 + e)))
+
+
 class FastSigmoid(Surrogate):
     r"""Derivative of a fast sigmoid, scaled to 1 at the threshold (SuperSpike).
 

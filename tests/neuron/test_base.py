@@ -14,13 +14,14 @@ from torch.autograd import gradcheck
 from snnrun.config import Choices, Factory, instantiate
 from snnrun.neuron import LI, LIF, Neuron, carry, scan
 from snnrun.neuron.base import per_channel, recall, wide
+from snnrun.source import conforms, definition
 from snnrun.surrogate import ATan
 
 CHOICES = Choices()
 CHANNELS = 3
 # settings under which a neuron must keep its promises, where it has them
 SWITCHES: dict[str, tuple[Any, ...]] = {
-    "reset": ("hard", "soft", "none"),
+    "reset": ("hard", "soft", "none", "subtract"),
     "reset_value": (0.0, -0.25),
     "detach_reset": (True, False),
     "decay_input": (True, False),
@@ -34,11 +35,15 @@ def settings() -> list[tuple[str, dict[str, Any]]]:
     found = []
     for option in CHOICES.options("neuron"):
         own = CHOICES.load("neuron", option)
+        known = definition(own["_target_"])
+        assert known is not None
         turned = [
             {key: value}
             for key, values in SWITCHES.items()
             for value in values
-            if key in own and value != own[key]
+            if key in own
+            and value != own[key]
+            and conforms(value, known.arguments[key], known.module)
         ]
         turned.append({k: v for change in turned for k, v in change.items()})
         if {"learnable", "per_channel"} <= own.keys():
@@ -105,6 +110,8 @@ def test_output_has_shape_and_dtype_of_the_input(setting, shape, dtype):
     if "spikes" in neuron.traits:
         assert set(out.unique().tolist()) == {0.0, 1.0}
         assert torch.equal(events, out)
+    elif "trace" in neuron.traits:
+        assert events.dtype == dtype and set(events.unique().tolist()) == {0.0, 1.0}
     else:
         assert not events.any()
 
@@ -350,7 +357,7 @@ def test_layers_share_no_parts(option):
 def test_traits_are_stated_on_the_class(option):
     neuron = build((option, {}))
     assert "stepped" in neuron.traits
-    assert ("spikes" in neuron.traits) != ("potential" in neuron.traits)
+    assert len({"spikes", "potential", "trace"} & neuron.traits) == 1
 
 
 # the base itself

@@ -15,6 +15,7 @@ CHOICES = Choices()
 OPTIONS = CHOICES.options("surrogate")
 SHARP = {"rectangle", "dspike"}  # jump at their edges
 SIGNED = {"multi_gaussian"}  # negative lobes
+FLOORED = {"clipped_sigmoid"}  # does not fall to zero
 every_option = pytest.mark.parametrize("option", OPTIONS)
 
 
@@ -90,7 +91,8 @@ def test_far_away_is_finite(option):
     v = torch.tensor([-1e30, -1e4, 1e4, 1e30], requires_grad=True)
     surrogate = build(option)
     surrogate(v).sum().backward()
-    assert v.grad is not None and v.grad.isfinite().all() and v.grad.abs().max() < 1e-4
+    assert v.grad is not None and v.grad.isfinite().all()
+    assert v.grad.abs().max() < (2e-3 if option in FLOORED else 1e-4)
 
 
 @every_option

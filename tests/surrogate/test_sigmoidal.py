@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun.surrogate import ATan, Dspike, FastSigmoid, Sigmoid, SoftSign
+from snnrun.surrogate import ATan, ClippedSigmoid, Dspike, FastSigmoid, Sigmoid, SoftSign
 
 V = np.linspace(-3, 3, 240) + 0.0007  # off the kinks at 0 and 1/2
 STEEPNESS = pytest.mark.parametrize("a", [0.5, 2.0, 7.0])
@@ -29,6 +29,19 @@ def test_atan_is_the_slope_of_an_arc_tangent(a):
 def test_sigmoid_is_the_slope_of_a_logistic_curve(a):
     expected = slope(lambda v: 1 / (1 + np.exp(-a * v)))
     np.testing.assert_allclose(given(Sigmoid(a)), expected, rtol=1e-4, atol=1e-8)
+
+
+@STEEPNESS
+def test_clipped_sigmoid_is_the_slope_of_a_logistic_curve_up_to_its_clip(a):
+    expected = slope(lambda v: 1 / (1 + np.exp(-a * v)))
+    np.testing.assert_allclose(
+        given(ClippedSigmoid(1 / a, clip=50.0)), expected, rtol=1e-4, atol=1e-8
+    )
+    cut = given(ClippedSigmoid(1 / a, clip=1.0))
+    inside = a * np.abs(V) < 1
+    np.testing.assert_allclose(cut[inside], expected[inside], rtol=1e-4)
+    floor = a * np.exp(1) / (1 + np.exp(1)) ** 2
+    np.testing.assert_allclose(cut[~inside], floor, rtol=1e-12)
 
 
 @STEEPNESS
