@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.check import complain, composed, request, searchpath, sweep
-from snnrun.config import CONF, BadRequest, Choices, cannot_write, claim, foreign, parse
+from snnrun.check import complain, composed, request, searchpath, sweep, without_hydra
+from snnrun.config import (
+    CONF,
+    BadRequest,
+    Choices,
+    cannot_write,
+    claim,
+    foreign,
+    group_defaults,
+    parse,
+)
 
 if TYPE_CHECKING:
     from snnrun.run import Run
@@ -106,17 +115,22 @@ def rerun(words: list[str]) -> int:
 
 
 def evaluate(words: list[str]) -> int:
-    """The verb: test a checkpoint of a run."""
-    wanted = [w for w in words if w.startswith("ckpt=")]
-    run, _ = stored([w for w in words if w not in wanted], "eval")
-    name = wanted[-1].partition("=")[2] if wanted else "best"
-    checkpoint = run.checkpoints / f"{name}.ckpt" if name in ("best", "last") else Path(name)
-    if name == "best" and not checkpoint.exists():
-        checkpoint = run.checkpoints / "last.ckpt"
+    """The verb: test a checkpoint of a run, or the weights in a file with what the request builds."""
+    wanted = {"ckpt": "best", "ckpt_format": "auto"}
+    given = [w for w in words if w.partition("=")[0] in wanted]
+    rest = [w for w in words if w not in given]
+    wanted |= {key: value for key, _, value in (w.partition("=") for w in given)}
+    name, fmt = wanted["ckpt"], wanted["ckpt_format"]
+    alone = any(w.startswith("ckpt=") for w in given) and not positional(rest)
+    run = unstored(rest) if alone else stored(rest, "eval")[0]
+    checkpoint = Path(name)
+    if name in ("best", "last") and not alone:
+        checkpoint = run.checkpoints / f"{name}.ckpt"
+        if name == "best" and not checkpoint.exists():
+            checkpoint = run.checkpoints / "last.ckpt"
     if not checkpoint.is_file():
-        raise BadRequest(
-            f"There is no checkpoint {checkpoint}. Name one with ckpt=best, ckpt=last or ckpt=FILE."
-        )
+        choice = "ckpt=FILE" if alone else "ckpt=best, ckpt=last or ckpt=FILE"
+        raise BadRequest(f"There is no checkpoint {checkpoint}. Name one with {choice}.")
 
     def job() -> int:
         import json
@@ -124,20 +138,34 @@ def evaluate(words: list[str]) -> int:
         from snnrun.run import evaluate, quiet
 
         quiet()
-        outcome = evaluate(run, checkpoint, bar=sys.stdout.isatty())
+        outcome = evaluate(run, checkpoint, fmt, bar=sys.stdout.isatty())  # pyright: ignore[reportArgumentType]
         print(json.dumps(outcome, indent=1))
         return 0
 
     return caught(job)
 
 
+def positional(words: list[str]) -> list[str]:
+    """The words that are neither settings nor flags nor what follows a flag."""
+    after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
+    named = [w for w in words if "=" not in w and not w.startswith("-")]
+    return [w for w in named if w not in after_flag] or [
+        w for w in named if (Path(w) / ".hydra").exists()
+    ]
+
+
+def unstored(words: list[str]) -> "Run":
+    """A run that has no directory: what a request builds. Nothing is written."""
+    choices, overrides = request(words)
+    cfg = composed(choices, overrides)
+    from snnrun.run import Run
+
+    return Run(without_hydra(cfg), Path(), group_defaults(cfg), overrides)
+
+
 def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     """The run that a directory holds, with changes applied; nothing in it is executed. Raises `BadRequest`."""
-    folders = [w for w in words if "=" not in w and not w.startswith("-")]
-    after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
-    folders = [w for w in folders if w not in after_flag] or [
-        w for w in folders if (Path(w) / ".hydra").exists()
-    ]
+    folders = positional(words)
     if len(folders) != 1:
         raise BadRequest(
             f"Usage: snnrun {verb} RUN [key=value ...], RUN being the directory of one run."

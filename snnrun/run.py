@@ -22,8 +22,17 @@ from snnrun.callback import (
     StopSafely,
     checkpoints,
 )
+from snnrun.checkpoint import (
+    DamagedCheckpoint,
+    Format,
+    WrongCheckpoint,
+    load_state,
+    load_weights,
+    read,
+    weights,
+)
 from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
-from snnrun.dataset.base import DataModule
+from snnrun.dataset.base import CorruptData, DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
 from snnrun.metric import watch_spikes
@@ -181,16 +190,29 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     return result.completed(run, data, learner, trainer, tests, seconds)
 
 
-def evaluate(run: Run, checkpoint: Path, *, bar: bool) -> dict[str, Any]:
-    """Test a checkpoint of a run; returns metrics, firing rates and operations."""
+def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> dict[str, Any]:
+    """Test the weights of a file; returns metrics, firing rates and operations.
+
+    **Arguments:**
+
+    - `run`: what is built, of which the file is a checkpoint or not.
+    - `checkpoint`: the file.
+    - `fmt`: whose names the weights have; `auto` looks.
+    - `bar`: show a progress bar.
+    """
     data, learner = build(run.cfg)
     run.cfg.logger = {}
     trainer = make_trainer(run, learner, data, bar=bar)
-    load(learner, checkpoint)
+    found = load(learner, checkpoint, fmt)
     data.prepare_data()
     data.setup()
     metrics = test(trainer, learner, data)
-    return {"checkpoint": str(checkpoint), "metrics": metrics, **result.activity(learner)}
+    return {
+        "checkpoint": str(checkpoint),
+        "format": found,
+        "metrics": metrics,
+        **result.activity(learner),
+    }
 
 
 @torch.no_grad()
@@ -212,16 +234,28 @@ def snapshot(
     return {"label": label, "predicted": predicted, **arrays}
 
 
-def load(learner: Learner, checkpoint: Path) -> None:
-    """Put the weights of a checkpoint into a learner. Nothing in the file is executed."""
+def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
+    """Put the weights of a file into a learner, and return whose names they had. Nothing in the file is executed.
+
+    **Arguments:**
+
+    - `learner`: of a run's own checkpoint it gets everything, of another file the weights of its network.
+    - `checkpoint`: the file.
+    - `fmt`: whose names the weights have; `auto` looks.
+
+    Raises `BadRequest` if the file is of another architecture or no checkpoint, `CorruptData` if it is damaged.
+    """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BadRequest(f"There is no checkpoint {checkpoint}.") from error
-    except Exception as error:
-        raise BadRequest(f"{checkpoint} cannot be read: {error}") from error
-    learner.rule.prepare_load(learner.net, state)
-    learner.load_state_dict(state["state_dict"])
+        content = read(checkpoint)
+        if "snnrun" not in content or fmt not in ("auto", "snnrun"):
+            return load_weights(learner.net, weights(content, checkpoint), fmt, checkpoint)
+        learner.rule.prepare_load(learner.net, content)
+        load_state(learner, content["state_dict"], checkpoint, "a checkpoint of a run")
+        return "snnrun"
+    except WrongCheckpoint as error:
+        raise BadRequest(str(error)) from error
+    except DamagedCheckpoint as error:
+        raise CorruptData(str(error)) from error
 
 
 def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
@@ -238,11 +272,10 @@ def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, floa
 
 def rewind(trainer: Trainer, checkpoint: Path | None) -> None:
     """Take rows off the metrics file that lie beyond the checkpoint that training starts from."""
-    step = (
-        torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-        if checkpoint
-        else -1
-    )
+    try:
+        step = read(checkpoint)["global_step"] if checkpoint else -1
+    except DamagedCheckpoint as error:
+        raise CorruptData(str(error)) from error
     for logger in trainer.loggers:
         if isinstance(logger, CSV):
             logger.truncate(step)

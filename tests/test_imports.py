@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "loss": (set(), TORCH),
     "readout": ({"neuron", "model.layers"}, TORCH),
     "metric": ({"neuron", "model.layers"}, TORCH),
+    "checkpoint": ({"model"}, TORCH),
     "seed": (set(), {*TORCH, "numpy"}),
     "allocator": (set(), set()),
     "dataset": (set(), {*LIGHTNING, "numpy", "torchvision", "sklearn"}),
@@ -42,7 +43,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "result": ({"dataset", "learner", "run"}, LIGHTNING),
     "run": (
         {*NETWORK, "rule", "dataset", "task", "learner", "callback", "logger", "metric"}
-        | {"config", "fit", "result", "allocator", "seed"},
+        | {"checkpoint", "config", "fit", "result", "allocator", "seed"},
         {*LIGHTNING, *HYDRA, "numpy"},
     ),
     "launch": ({"check", "config", "run", "result", "callback", "dataset", "learner"}, HYDRA),

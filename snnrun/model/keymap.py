@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from snnrun.model.event_resnet import EventResNet
 from snnrun.model.layers import Layer, layers
 
 Naming = Literal["original", "spikingjelly"]
@@ -60,7 +61,7 @@ def _place(net: nn.Module, name: str, layer: Layer, naming: Naming) -> tuple[str
     if name == "stem":
         return "conv1", "bn1", "sn1"
     if name == "head":
-        last = "out" if hasattr(net, "body") else "fc"
+        last = "out" if isinstance(net, EventResNet) else "fc"
         return last, f"{last}_bn", f"{last}_sn"
     if found := _STAGE.fullmatch(name):
         stage, block, part, k = found.groups()
@@ -78,7 +79,7 @@ def _place(net: nn.Module, name: str, layer: Layer, naming: Naming) -> tuple[str
             inner = f"{down}.0.module" if fires else f"{down}.module"
             return f"{inner}.0", f"{inner}.1", f"{down}.1"
         return f"{down}.0", f"{down}.1", f"{down}.2"
-    if (found := _BODY.fullmatch(name)) and theirs:
+    if isinstance(net, EventResNet) and theirs and (found := _BODY.fullmatch(name)):
         j, part, k = found.groups()
         if part == "out":
             return "", "", f"conv.{j}.sn"
