@@ -91,8 +91,10 @@ class Learner(LightningModule):
         encoded = self.encoder(x)
         if not self.watching:
             return self.net(encoded)
-        current = self.static and "input_spikes" not in getattr(self.encoder, "traits", ())
-        with self.activity.watch(encoded, current=current):
+        kinds = getattr(self.encoder, "traits", ())
+        current = self.static and "input_spikes" not in kinds
+        tau_s = self.encoder.tau_s if "input_trace" in kinds else None
+        with self.activity.watch(encoded, current=current, tau_s=tau_s):  # pyright: ignore[reportArgumentType]
             return self.net(encoded)
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
