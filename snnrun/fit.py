@@ -30,6 +30,7 @@ TRAITS = {
     "stepped": "defined by a step in time",
     "surrogate": "a surrogate derivative",
     "trace": "gives out a filter of its spikes",
+    "trace_output": "the head fires and gives out a filter of its spikes",
 }
 
 

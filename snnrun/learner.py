@@ -63,6 +63,9 @@ class Learner(LightningModule):
         self.net, self.encoder, self.readout, self.criterion = net, encoder, readout, criterion
         self.rule, self.task, self.transform, self.static = rule, task, transform, static
         self.num_classes, self.validates = num_classes, validates
+        self.sums = getattr(
+            criterion, "sums", False
+        )  # the loss is a sum over the batch, not a mean
         self.make_optimizer, self.make_scheduler, self.interval = optimizer, scheduler, interval
         self.activity = Activity(net)
         self.watching = False  # count spikes and operations in forward
@@ -88,14 +91,17 @@ class Learner(LightningModule):
         encoded = self.encoder(x)
         if not self.watching:
             return self.net(encoded)
-        current = self.static and "input_spikes" not in getattr(self.encoder, "traits", ())
-        with self.activity.watch(encoded, current=current):
+        kinds = getattr(self.encoder, "traits", ())
+        current = self.static and "input_spikes" not in kinds
+        tau_s = self.encoder.tau_s if "input_trace" in kinds else None
+        with self.activity.watch(encoded, current=current, tau_s=tau_s):  # pyright: ignore[reportArgumentType]
             return self.net(encoded)
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
         """The criterion of an output sequence, counted towards loss and accuracy."""
         loss = self.criterion(out, y, readout=self.readout)
-        self.tally.update(loss, self.readout(out.detach()), y)
+        told = loss / len(y) if self.sums else loss
+        self.tally.update(told, self.readout(out.detach()), y)
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -110,6 +116,8 @@ class Learner(LightningModule):
         self.watching = False
         if not torch.isfinite(loss):
             raise NotFinite(self._trace_not_finite(loss, x))
+        if self.sums:  # processes and accumulated batches average their gradients
+            return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

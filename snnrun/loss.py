@@ -1,7 +1,6 @@
 """What is minimised: losses of an output sequence `(T, B, C)` and labels `(B,)`."""
 
 from collections.abc import Callable
-
 from typing import Literal
 
 import torch
@@ -115,7 +114,7 @@ class TraceCount(SpikeCount):
     Zhang & Li, *Temporal Spike Sequence Learning via Backpropagation for Deep Spiking Neural Networks*, NeurIPS 2020.
     """
 
-    needs = frozenset({"spiking_output", "trace"})
+    needs = frozenset({"trace_output"})
     sums = True
 
     def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
@@ -139,7 +138,7 @@ class Kernel(nn.Module):
     Zhang & Li, NeurIPS 2020, sec. 3.1.
     """
 
-    needs = frozenset({"spiking_output", "trace"})
+    needs = frozenset({"trace_output"})
     sums = True
 
     def __init__(self, tau_s: float = 3.0, target_filters: Literal[1, 2] = 2):

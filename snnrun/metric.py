@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnrun.encoder.profile import factors
 from snnrun.model.layers import Layer, layers
 from snnrun.neuron import Neuron
+from snnrun.neuron.base import wide
+from snnrun.neuron.psc_lif import PSCLIF, unfilter
 
 MAC_PJ, AC_PJ = 4.6, 0.9
 FORMULA = (
@@ -69,24 +72,36 @@ class Activity:
         self.dense: dict[str, int] = {}  # operations of one dense pass over one sample
 
     @contextmanager
-    def watch(self, x: Tensor, *, current: bool) -> Iterator[None]:
+    def watch(self, x: Tensor, *, current: bool, tau_s: float | None = None) -> Iterator[None]:
         """Count everything that the network does inside.
 
         **Arguments:**
 
         - `x`: the network's input `(T, B, ...)`.
         - `current`: whether `x` is a current rather than spikes; layers that read it multiply.
+        - `tau_s`: the time constant of `x`, where it is a trace of spikes or of a current.
         """
         self.samples += x.shape[1]
         currents = [x] if current else []  # kept alive, so that their storage is not used again
+        constant = x.stride(0) == 0 or factors(x) is not None
+        trace = (
+            tau_s  # of what the next layer reads: layers of a network exchange one kind of signal
+        )
 
         def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            nonlocal trace
             assert isinstance(layer, Layer)
-            place = inputs[0].untyped_storage().data_ptr()
+            source = inputs[0].detach()
+            place = source.untyped_storage().data_ptr()
             analog = any(place == c.untyped_storage().data_ptr() for c in currents)
             if not fires(layer.neuron):
                 currents.append(out)
-            self._count(self.names[layer], layer, inputs[0].detach(), out.detach(), analog)
+            once = constant if analog and place == x.untyped_storage().data_ptr() else False
+            if not analog and trace is not None:
+                source = events(source, trace)
+            self._count(self.names[layer], layer, source, out.detach(), analog, once)
+            if fires(layer.neuron):
+                trace = layer.neuron.tau_s if isinstance(layer.neuron, PSCLIF) else None
 
         hooks = [layer.register_forward_hook(count) for layer in self.names]
         try:
@@ -95,22 +110,25 @@ class Activity:
             for hook in hooks:
                 hook.remove()
 
-    def _count(self, name: str, layer: Layer, x: Tensor, out: Tensor, analog: bool) -> None:
+    def _count(
+        self, name: str, layer: Layer, x: Tensor, out: Tensor, analog: bool, once: bool
+    ) -> None:
+        fired = out
         if fires(layer.neuron):
-            spikes = layer.neuron.spikes(out).abs().sum((0, 1), dtype=torch.float32)
+            fired = layer.neuron.spikes(out)
+            spikes = fired.abs().sum((0, 1), dtype=torch.float32)
             self.fired[name] = self.fired[name] + spikes if name in self.fired else spikes
             self.slots[name] = self.slots.get(name, 0) + out.shape[0] * out.shape[1]
         self.dense[name] = 0
-        for synapse, source, last in ((layer.synapse, x, None), (layer.recurrent, out, -1)):
+        for synapse, source, last in ((layer.synapse, x, None), (layer.recurrent, fired, -1)):
             fan_out = fan_out_of(synapse, source)
             if fan_out is None:
                 continue
             dense = fan_out.expand(source.shape[2:]).sum(dtype=torch.float64)
             self.dense[name] += int(dense)
             if analog and synapse is layer.synapse:
-                steps = (
-                    1 if source.stride(0) == 0 else len(source)
-                )  # a constant current is multiplied once
+                # a constant current is multiplied once, one with a known profile too
+                steps = 1 if once or source.stride(0) == 0 else len(source)
                 done, made = self.multiplies, dense * steps * source.shape[1]
             else:
                 active = source[:last].ne(0).sum((0, 1), dtype=torch.float32)
@@ -144,6 +162,21 @@ class Activity:
             "ann_energy_nj": round(MAC_PJ * dense / 1000, 3),
             "formula": FORMULA,
         }
+
+
+def events(source: Tensor, tau_s: float) -> Tensor:
+    """1 where anything was added to a trace: a spike of one of the neurons that it sums, pooled or dropped or not.
+
+    **Arguments:**
+
+    - `source`: the trace, `(T, ...)`, which begins at rest.
+    - `tau_s`: its time constant.
+    """
+    if source.stride(0) == 0:
+        source = source.contiguous()
+    a = wide(source)
+    tolerance = 4 * tau_s * torch.finfo(source.dtype).eps * a.abs().amax(0, keepdim=True)
+    return (unfilter(a, tau_s).abs() > tolerance).to(a.dtype)
 
 
 def fires(neuron: nn.Module) -> TypeGuard[Neuron]:

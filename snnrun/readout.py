@@ -78,7 +78,7 @@ class TraceReadout(Readout):
     Zhang & Li, NeurIPS 2020.
     """
 
-    traits = frozenset({"spiking_output"})
+    traits = frozenset({"spiking_output", "trace_output"})
     needs = frozenset({"trace"})
 
 

@@ -30,6 +30,8 @@ PARTS = [pair for pair in OPTIONS if pair[0] != "experiment"]
 PASSED = {"model": {"neuron", "norm"}, "readout": {"neuron", "norm"}}
 # settings of a data set that belong to the data, not to the class that reads it
 OF_THE_DATA = {"crop", "flip"}
+# values without which an option refuses to run
+NEEDED_VALUES = {("loss", "kernel"): ["dataset.steps=5"]}
 
 
 def missing(cfg: DictConfig) -> list[str]:
@@ -59,6 +61,7 @@ def fitting(group: str, option: str) -> DictConfig:
     """A configuration with this option in which all parts fit, made by choosing what has the missing words."""
     chosen = f"{group}=[{option}]" if group in ("logger", "callbacks") else f"{group}={option}"
     words = [] if default_options().get(group) == option else [chosen]
+    words += NEEDED_VALUES.get((group, option), [])
     for _ in range(5):
         cfg = compose(*words).copy()
         lacking = missing(cfg)

@@ -68,7 +68,7 @@ def test_the_defaults_fit():
 def test_a_misfit_names_the_word_and_every_option_that_has_it():
     assert refused("loss=spike_count") == (
         "loss=spike_count needs spiking_output, which none of the chosen parts has."
-        "\n  readout: spike_count, spike_rate   (now mean)"
+        "\n  readout: spike_count, spike_rate, trace_sum   (now mean)"
     )
 
 

@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "rule": ({"neuron", "model.layers"}, TORCH),
     "loss": (set(), TORCH),
     "readout": ({"neuron", "model.layers"}, TORCH),
-    "metric": ({"neuron", "model.layers"}, TORCH),
+    "metric": ({"neuron", "encoder.profile", "model.layers"}, TORCH),
     "checkpoint": ({"model"}, TORCH),
     "seed": (set(), {*TORCH, "numpy"}),
     "allocator": (set(), set()),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snnrun.config import Choices, instantiate
-from snnrun.loss import TET, CrossEntropy, RateMSE, SpikeCount
+from snnrun.loss import TET, CrossEntropy, Kernel, RateMSE, Softmax, SpikeCount, TraceCount
 from snnrun.readout import Readout
 
 CHOICES = Choices()
@@ -100,7 +100,7 @@ def test_spike_count_is_one_sided(true, false, expected):
 
 @pytest.mark.parametrize("option", CHOICES.options("loss"))
 def test_every_option(option):
-    """Finite, with a gradient, a mean over the batch, and the same under any order of samples."""
+    """Finite, with a gradient, a mean (or, if it says so, a sum) over the batch, the same in any order of samples."""
     criterion = instantiate(CHOICES.compose([f"loss={option}"]).loss)
     y = torch.from_numpy(Y)
     out = torch.from_numpy(10 * (OUT > 0)).double().requires_grad_()
@@ -113,7 +113,8 @@ def test_every_option(option):
     value.backward()
     assert out.grad is not None and out.grad.isfinite().all() and out.grad.any()
     alone = torch.stack([loss(out[:, i : i + 1], y[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(value, alone.mean(), rtol=1e-12, atol=0)
+    over_batch = alone.sum() if getattr(criterion, "sums", False) else alone.mean()
+    torch.testing.assert_close(value, over_batch, rtol=1e-12, atol=0)
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     torch.testing.assert_close(loss(out[:, order], y[order]), value, rtol=1e-12, atol=0)
     for dtype in (torch.bfloat16, torch.float32):
@@ -128,3 +129,60 @@ def test_right_answers_cost_less(option):
     wrong = right.roll(1, dims=2)
     y = torch.from_numpy(Y)
     assert criterion(right, y, readout=Readout()) < criterion(wrong, y, readout=Readout())
+
+
+# --- losses of traces
+
+
+def filtered(x: np.ndarray, tau_s: float) -> np.ndarray:
+    """By the definition: a convolution with the kernel."""
+    kernel = (1 - 1 / tau_s) ** np.arange(len(x)) / tau_s
+    return np.convolve(x, kernel)[: len(x)]
+
+
+@pytest.mark.parametrize("steps", [5, 10, 30])
+@pytest.mark.parametrize("filters", [1, 2])
+@pytest.mark.parametrize("tau_s", [2.0, 3.0])
+def test_kernel(steps, filters, tau_s):
+    out = GENERATOR.random((steps, 6, 4))
+    wanted = np.array([0, 1, 1, 1, 1]) if steps < 10 else np.tile([0, 1], steps // 2)
+    wanted = wanted.astype(float)
+    for _ in range(filters):
+        wanted = filtered(wanted, tau_s)
+    expected = 0.5 * ((out - wanted[:, None, None] * ONE_HOT) ** 2).sum()
+    assert given(Kernel(tau_s, filters), out=out) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6, 7, 9, 11, 15, 25])
+def test_kernel_refuses_steps_that_its_train_does_not_fill(steps):
+    with pytest.raises(ValueError, match=f"needs T to be 5 or a multiple of 10.* got {steps}"):
+        Kernel().validate((1, 8, 8), steps)
+    with pytest.raises(ValueError, match=f"got {steps}"):
+        given(Kernel(), out=np.zeros((steps, 6, 4)))
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20, 30, 100])
+def test_kernel_takes_the_other_steps(steps):
+    Kernel().validate((1, 8, 8), steps)
+
+
+@pytest.mark.parametrize("filters", [0, 3])
+def test_kernel_filters_once_or_twice(filters):
+    with pytest.raises(ValueError, match=f"must be 1 or 2, got {filters}"):
+        Kernel(target_filters=filters)
+
+
+def test_trace_count():
+    """The gradient is the same at all steps: the clipped error over T."""
+    out = torch.from_numpy(GENERATOR.random((5, 6, 4))).requires_grad_()
+    loss = TraceCount(3.5, 1.5)(out, torch.from_numpy(Y), readout=Readout())
+    loss.backward()
+    error = (out.detach().sum(0).numpy() - np.where(ONE_HOT == 1, 3.5, 1.5)) / 5
+    error = np.where(ONE_HOT == 1, np.minimum(error, 0), np.maximum(error, 0))
+    assert loss.item() == pytest.approx(0.5 * 5 * (error**2).sum(), rel=1e-12)
+    assert out.grad is not None
+    np.testing.assert_allclose(out.grad.numpy(), np.broadcast_to(error, out.shape), rtol=1e-12)
+
+
+def test_softmax_sums_over_time_whatever_the_readout():
+    assert given(Softmax(), "last") == pytest.approx(cross_entropy(OUT.sum(0)), rel=1e-12)

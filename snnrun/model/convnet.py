@@ -10,7 +10,7 @@ from snnrun.model.layers import Dropout, HeadFactory, Layer, NeuronFactory, Norm
 
 _WORD = re.compile(
     r"(?P<channels>[1-9]\d*)C(?P<kernel>[1-9]\d*)((?P<stride>s[1-9]\d*)|(?P<padding>p\d+))*"
-    r"|(?P<pool>[PAM])(?P<size>[1-9]\d*)|(?P<dense>[1-9]\d*)"
+    r"|(?P<pool>[PAM])(?P<size>[1-9]\d*)|(?P<dense>[1-9]\d*)|(?P<drop>D)"
 )
 
 
@@ -19,6 +19,7 @@ class ConvNet(nn.Module):
 
     `15C5` is a convolution to 15 channels with a 5x5 kernel (`15C5s2p1`: stride 2, padding 1), `P2` a pooling of the
     kind `pool` over 2x2, `A2` average and `M2` maximum pooling, `300` a dense layer. The head follows the last word.
+    Where the paper says at which places it drops out, `D` is such a place.
 
     **Arguments:**
 
@@ -27,7 +28,8 @@ class ConvNet(nn.Module):
     - `spec`: the layers.
     - `pool`: what `P` means, `max` or `avg`.
     - `padding`: of convolutions that state none: `same` (half the kernel) or `valid` (none).
-    - `dropout`: probability of dropping an output of a hidden layer, the same at every step.
+    - `dropout`: probability of dropping an output, the same at every step: of every hidden layer, or at each `D` if the
+      spec has any.
     - `bias`: give convolutions and dense layers a bias; with a norm behind them it is idle.
     """
 
@@ -51,13 +53,17 @@ class ConvNet(nn.Module):
         super().__init__()
         shape = in_shape
         body: list[nn.Module] = []
-        for word in str(spec).split("-"):
+        words = str(spec).split("-")
+        for word in words:
             found = _WORD.fullmatch(word)
             if not found:
                 raise ValueError(
                     f"model.spec: cannot read {word!r} in {spec!r}."
-                    " Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2) and dense layers (300)."
+                    " Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2), dense layers (300) and dropout (D)."
                 )
+            if found["drop"]:
+                body.append(Dropout(dropout))
+                continue
             if found["dense"]:
                 size = int(found["dense"])
                 if len(shape) == 3:
@@ -92,7 +98,7 @@ class ConvNet(nn.Module):
                 raise ValueError(
                     f"model.spec: nothing is left of the image {in_shape} after {word!r} in {spec!r}."
                 )
-            if dropout and not found["pool"]:
+            if dropout and not found["pool"] and "D" not in words:
                 body.append(Dropout(dropout))
         if len(shape) == 3:
             body.append(nn.Flatten(2))

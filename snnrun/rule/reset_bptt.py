@@ -23,7 +23,7 @@ class ResetStep:
     def __call__(
         self, neuron: Any, x: Tensor, state: State, out: Tensor, grad_out: Tensor, grad_state: State
     ) -> tuple[Tensor, State]:
-        """`x` and the state before the step, gradients from above and from later, to the gradient of `x` and carries."""
+        """Input, state before the step and gradients from above and from later, to gradient of `x` and carries."""
         r, _ = state
         u = r + (x - neuron.theta_m * r)
         f = neuron.surrogate.derivative(u - neuron.threshold)
@@ -44,7 +44,8 @@ class ResetStep:
 class ResetBPTT(TraceRule):
     r"""Surrogate gradients through time, with or without the paths through the membrane and through its reset.
 
-    $$g_t = E_t f_t + (1 - 1/\tau_m) J_t\, g_{t+1}, \qquad E_t = \sum_{k \ge t} \epsilon_{k-t} G_k, \qquad f = \sigma'(u - \theta)$$
+    $$g_t = E_t f_t + (1 - 1/\tau_m) J_t\, g_{t+1}, \qquad E_t = \sum_{k \ge t} \epsilon_{k-t} G_k, \qquad
+      f = \sigma'(u - \theta)$$
 
     **Arguments:**
 

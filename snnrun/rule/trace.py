@@ -50,7 +50,8 @@ class TraceRule(Rule):
             raise ValueError(
                 f"rule.weight_clip must be above 0, or null for none; got {weight_clip}."
             )
-        self.pooling, self.theta, self.dropout, self.init = pooling, theta, dropout, init
+        self.pooling, self.theta, self.init = pooling, theta, init
+        self.dropout: Literal["element", "row"] = dropout
         self.dense_weight_scale, self.conv_weight_scale = dense_weight_scale, conv_weight_scale
         self.weight_clip = weight_clip
         self.trained: list[

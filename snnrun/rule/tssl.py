@@ -22,7 +22,8 @@ class Timing:
       \delta_t = h_t E_t + \delta_{t+1} \left(\frac{u_t h_t}{\tau_m} + (1 - \frac{1}{\tau_m})(1 - s_t)\right)$$
 
     The current's gradient is $\delta_t$; with `warmup=trace` it is $D_t E_t$ where $a_t < 1/(4 \tau_s)$, which does
-    not enter $\delta$. The carries are $\delta$ in the slot of the potential and $(1 - 1/\tau_s) \tau_s E$ in that of the trace.
+    not enter $\delta$. The carries are $\delta$ in the slot of the potential and $(1 - 1/\tau_s) \tau_s E$ in the
+    trace's.
     """
 
     warmup: bool = True
@@ -33,7 +34,7 @@ class Timing:
     def __call__(
         self, neuron: Any, x: Tensor, state: State, out: Tensor, grad_out: Tensor, grad_state: State
     ) -> tuple[Tensor, State]:
-        """`x` and the state before the step, gradients from above and from later, to the gradient of `x` and carries."""
+        """Input, state before the step and gradients from above and from later, to gradient of `x` and carries."""
         d, u, s = forward(neuron, x, state)
         delta, later = grad_state
         later = later + grad_out

@@ -15,17 +15,24 @@ MISFITS = {
     ),
     "loss=spike_count": (
         "loss=spike_count needs spiking_output, which none of the chosen parts has.\n"
-        "  readout: spike_count, spike_rate   (now mean)"
+        "  readout: spike_count, spike_rate, trace_sum   (now mean)"
     ),
     "encoder=latency dataset=mnist loss=spike_count": (
         f"encoder=latency{INTENSITY}   (now mnist)\n"
         "loss=spike_count needs spiking_output, which none of the chosen parts has.\n"
-        "  readout: spike_count, spike_rate   (now mean)"
+        "  readout: spike_count, spike_rate, trace_sum   (now mean)"
     ),
     "encoder=poisson dataset=nmnist": (
         f"encoder=poisson{INTENSITY}   (now nmnist)\n"
         "encoder=poisson needs static, which none of the chosen parts has.\n"
         "  dataset: cifar10, cifar100, digits, fashion_mnist, mnist   (now nmnist)"
+    ),
+    "rule=tssl neuron=lif": (
+        "rule=tssl needs trace, which none of the chosen parts has.\n  neuron: psc_lif   (now lif)"
+    ),
+    "loss=kernel rule=tssl": (
+        "loss=kernel needs trace_output, which none of the chosen parts has.\n"
+        "  readout: trace_sum   (now mean)"
     ),
     "readout=spike_rate readout.neuron=${neuron} neuron=li": (
         "readout=spike_rate needs spikes, which none of the chosen parts has.\n"

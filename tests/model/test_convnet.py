@@ -136,6 +136,15 @@ def test_dropout_stands_behind_hidden_layers_not_pools():
     assert {part.p for _, part in parts(model) if isinstance(part, Dropout)} == {0.25}
 
 
+def test_dropout_stands_where_the_spec_says():
+    model = net("4C3-6C3-P2-D-20-D", dropout=0.25)
+    assert [type(part) for _, part in parts(model)] == [
+        *(Layer, Layer, Pool, Dropout, Layer, Dropout, Layer)
+    ]
+    assert {part.p for _, part in parts(model) if isinstance(part, Dropout)} == {0.25}
+    assert outputs(model, SHAPE)[-3:] == [(20,), (20,), (10,)]
+
+
 def test_neurons_and_norms_are_told_their_channels():
     told = []
 
@@ -158,6 +167,7 @@ def test_neurons_and_norms_are_told_their_channels():
     ("spec", "word"),
     [
         ("15C5-Q2", "Q2"),
+        ("15C5-D2", "D2"),
         ("15c5", "15c5"),
         ("", ""),
         ("15C5--300", ""),
@@ -179,7 +189,7 @@ def test_words_that_cannot_be_read(spec, word):
         net(spec)
     assert str(error.value) == (
         f"model.spec: cannot read {word!r} in {spec!r}."
-        " Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2) and dense layers (300)."
+        " Words are convolutions (15C5, 15C5s2p1), pools (P2, A2, M2), dense layers (300) and dropout (D)."
     )
 
 
