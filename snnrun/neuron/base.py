@@ -3,9 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from snnrun.neuron.kernel import Fused
 
 State = tuple[Tensor, ...]
 Kernel = Callable[["Neuron", Tensor, State], tuple[Tensor, State]]
@@ -25,6 +29,54 @@ def scan(neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
     return torch.stack(out), state
 
 
+BackwardStep = Callable[
+    ["Neuron", Tensor, State, Tensor, Tensor, State], tuple[Tensor, State]
+]
+
+
+@dataclass(frozen=True)
+class OwnBackward:
+    """A kernel that runs `neuron.step` forward and a function of a rule's own backward, step by step.
+
+    **Arguments:**
+
+    - `backward_step`: `(neuron, x, state, out, grad_out, grad_state)` to `(grad_x, grad_state)`, in the slots of the
+      vector-Jacobian product of `step`: `state` before the step, `grad_state` the carry that runs backwards in time. A
+      module-level function or a frozen dataclass with `__call__`; pure: it is traced and printed.
+    """
+
+    backward_step: BackwardStep
+
+    def __call__(self, neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Output and final state of a sequence: the reference that a printed kernel must equal."""
+        out, *final = _OwnBackward.apply(neuron, self.backward_step, x, *state)  # pyright: ignore[reportGeneralTypeIssues]
+        return out, tuple(final)
+
+
+class _OwnBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, neuron: "Neuron", backward_step: BackwardStep, x: Tensor, *state: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.neuron, ctx.backward_step = neuron, backward_step
+        ctx.save_for_backward(x, *state)
+        out, final = scan(neuron, x, state)
+        return (out, *(f.clone() for f in final))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor, *grad_final: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *start = ctx.saved_tensors
+        state, steps = tuple(start), []
+        for x_t in map(wide, x.unbind(0)):
+            out_t, after = ctx.neuron.step(x_t, state)
+            steps.append((x_t, state, out_t))
+            state = after
+        grad_state, of_x = grad_final, []
+        for (x_t, before, out_t), g in zip(reversed(steps), reversed(grad_out.unbind(0)), strict=True):
+            g_x, grad_state = ctx.backward_step(ctx.neuron, x_t, before, out_t, wide(g), grad_state)
+            of_x.append(g_x.to(x.dtype))
+        return (None, None, torch.stack(of_x[::-1]), *grad_state)
+
+
 def wide(x: Tensor) -> Tensor:
     """`x` in float32, or in its own dtype if that is wider."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -37,7 +89,7 @@ class Neuron(nn.Module):
     """
 
     traits: frozenset[str] = frozenset()
-    kernel: Kernel = staticmethod(scan)
+    kernel: Kernel = Fused()
 
     def init_state(self, x: Tensor) -> State:
         """The state before the first step; `x` is one step of input, float32 or wider."""
@@ -56,6 +108,8 @@ class Neuron(nn.Module):
         if len(x) == 0:
             return x
         state = recall(self)
+        if isinstance(self.kernel, Fused) and not carrying():
+            return self.kernel.from_rest(self, x)
         out, state = self.kernel(self, x, self.init_state(wide(x[0])) if state is None else state)
         remember(self, state)
         return out
@@ -91,6 +145,11 @@ def recall(part: nn.Module) -> State | None:
     """The state that `part` left at its last call inside `carry`; None outside, or at the first call."""
     memory = _memory.get()
     return None if memory is None else memory.get(part)
+
+
+def carrying() -> bool:
+    """Whether there is a `carry` around."""
+    return _memory.get() is not None
 
 
 def remember(part: nn.Module, state: State) -> None:
