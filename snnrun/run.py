@@ -37,6 +37,7 @@ from snnrun.learner import Learner
 from snnrun.logger import CSV
 from snnrun.metric import watch_spikes
 from snnrun.neuron import Neuron
+from snnrun.neuron.kernel.dispatch import choose
 
 log = logging.getLogger("snnrun")
 
@@ -77,7 +78,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     net = rule.adapt(net)
     for module in net.modules():
         if isinstance(module, Neuron):
-            module.kernel = rule.kernel(module)
+            module.kernel = choose(rule.kernel(module), "auto")
     learner = Learner(
         net=net,
         encoder=instantiate(cfg.encoder, static=static),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: threads of parallel tests would fight
 os.environ.setdefault("WANDB_SILENT", "true")
+# kernels are shared by all tests, and by the next run; not with the user
+os.environ.setdefault("SNNRUN_CACHE", str(Path(tempfile.gettempdir()) / "snnrun-tests"))
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

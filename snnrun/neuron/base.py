@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from snnrun.neuron.kernel import Fused
+
 State = tuple[Tensor, ...]
 Kernel = Callable[["Neuron", Tensor, State], tuple[Tensor, State]]
 # (neuron, x, state before the step, out, grad_out, grad_state) to (grad_x, grad_state one step earlier)
@@ -111,7 +113,7 @@ class Neuron(nn.Module):
     """
 
     traits: frozenset[str] = frozenset()
-    kernel: Kernel = staticmethod(scan)
+    kernel: Kernel = Fused()
 
     def init_state(self, x: Tensor) -> State:
         """The state before the first step; `x` is one step of input, float32 or wider."""
@@ -130,6 +132,8 @@ class Neuron(nn.Module):
         if len(x) == 0:
             return x
         state = recall(self)
+        if isinstance(self.kernel, Fused) and not carrying():
+            return self.kernel.from_rest(self, x)
         out, state = self.kernel(self, x, self.init_state(wide(x[0])) if state is None else state)
         remember(self, state)
         return out
@@ -165,6 +169,11 @@ def recall(part: nn.Module) -> State | None:
     """The state that `part` left at its last call inside `carry`; None outside, or at the first call."""
     memory = _memory.get()
     return None if memory is None else memory.get(part)
+
+
+def carrying() -> bool:
+    """Whether there is a `carry` around."""
+    return _memory.get() is not None
 
 
 def remember(part: nn.Module, state: State) -> None:

@@ -1,0 +1,367 @@
+"""The CPU printer: a graph as LLVM assembly, which llvmlite (numba's back end) compiles; no compiler has to be installed.
+
+A program walks blocks of elements. For a block it runs all steps, a vector of elements an instruction, with the state in a
+scratch buffer that stays in the first-level cache. The backward program first runs the block forward again, keeping the
+state before every step in the scratch buffer, and then walks back: only the input is saved between the passes.
+Nothing is reassociated or contracted, so results equal torch's bit for bit but for `graph.ROUGH`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from snnrun.neuron.kernel.assembly import Numbers, Text
+from snnrun.neuron.kernel.graph import Graph
+
+BYTES = 64  # of a vector: two registers of AVX2, one of AVX-512, four of NEON
+# how a tensor's elements are stored, and in what they are computed
+STORED = {"float32": "float", "float64": "double", "bfloat16": "i16", "float16": "half"}
+COMPUTED = {"float32": "float", "float64": "double", "bfloat16": "float", "float16": "float"}
+
+@dataclass(frozen=True)
+class Signature:
+    """What a program is printed for besides its graph.
+
+    **Arguments:**
+
+    - `dtype`: of input and output; the state is wider if that is half.
+    - `rows`: of each value made of parameters: whether it differs between elements.
+    """
+
+    dtype: str
+    rows: tuple[bool, ...]
+
+
+def constants(graph: Graph, outputs: list[str]) -> list[int]:
+    """The places whose value depends on parameters alone and is read by something that depends on more."""
+    varies: set[int] = set()
+    wanted = graph.needed([graph.outputs[name] for name in outputs])
+    for place in wanted:
+        node = graph.nodes[place]
+        alone = node.op == "input" and str(node.value).startswith("leaf.")
+        if (node.op == "input" and not alone) or varies & set(node.args):
+            varies.add(place)
+    fixed = {p for p in wanted if p not in varies and graph.nodes[p].op != "const"}
+    fixed = {p for p in fixed if graph.inputs([p])}
+    read = {a for p in varies for a in graph.nodes[p].args if a in fixed}
+    return sorted(read | {graph.outputs[n] for n in outputs if graph.outputs[n] in fixed})
+
+
+def states(graph: Graph) -> int:
+    """The number of states."""
+    return sum(name.startswith("start.") for name in graph.outputs)
+
+
+def of_leaves(graph: Graph) -> list[str]:
+    """The outputs that are gradients of parameters."""
+    return [name for name in graph.outputs if name.startswith("grad.leaf.")]
+
+
+def forward_outputs(graph: Graph) -> list[str]:
+    """What a forward program computes."""
+    return ["out", *(f"state.{i}" for i in range(states(graph)))]
+
+
+def backward_outputs(graph: Graph) -> list[str]:
+    """What a backward program computes, the states that it runs through first included."""
+    back = ["grad.x", *(f"grad.state.{i}" for i in range(states(graph))), *of_leaves(graph)]
+    return [*(f"state.{i}" for i in range(states(graph))), *back]
+
+
+def slots(graph: Graph, signature: Signature, *, backward: bool) -> list[str]:
+    """The names of the 64-bit words that a program is called with, in order: sizes, addresses, strides in bytes.
+
+    A state, `before`, `after` or a gradient of one, may have address 0: a constant start, or not wanted. A value made
+    of parameters is an address where it differs between elements (`rows`), else the bits of a double.
+    """
+    names = ["steps", "outer.low", "outer.high", "low", "high", "block", "scratch", "dense.outer"]
+    for tensor in ("x", "grad.out", "grad.x") if backward else ("x", "out"):
+        names += [tensor, f"{tensor}.time", f"{tensor}.outer"]
+    for i in range(states(graph)):
+        names += [f"before.{i}"]
+        names += [f"grad.after.{i}", f"grad.before.{i}"] if backward else [f"after.{i}"]
+    names += [f"constant.{i}" for i in range(len(signature.rows))]
+    return names + (of_leaves(graph) if backward else [])
+
+
+def scratch_rows(graph: Graph, steps: int, *, backward: bool) -> int:
+    """How many rows of a block the scratch buffer must hold."""
+    count = states(graph)
+    return steps * count + count + len(of_leaves(graph)) if backward else count
+
+
+class _Program:
+    """Prints one function, `run(words)`."""
+
+    def __init__(self, graph: Graph, signature: Signature, *, backward: bool):
+        self.graph, self.backward = graph, backward
+        self.outputs = backward_outputs(graph) if backward else forward_outputs(graph)
+        self.constants = constants(graph, self.outputs)
+        self.rows, self.states = signature.rows, states(graph)
+        self.stored, self.kind = STORED[signature.dtype], COMPUTED[signature.dtype]
+        self.size = 4 if self.kind == "float" else 8
+        self.stored_size = {"i16": 2, "half": 2, "float": 4, "double": 8}[self.stored]
+        self.text = Text()
+        self.width = BYTES // self.size
+        self.vector = Numbers(self.text, self.kind, self.width)
+        self.single = Numbers(self.text, self.kind, 0)
+        self.names = slots(graph, signature, backward=backward)
+
+    def __str__(self) -> str:
+        text = self.text
+        entry = [
+            f"  %slot.{i} = getelementptr i64, ptr %words, i64 {i}\n  %word.{i} = load i64, ptr %slot.{i}"
+            for i in range(len(self.names))
+        ]
+        self.word = {name: f"%word.{i}" for i, name in enumerate(self.names)}
+        self.scalars: dict[tuple[int, int], str] = {}
+        for i, row in enumerate(self.rows):
+            if not row:
+                value = text.let(f"bitcast i64 {self.word[f'constant.{i}']} to double")
+                if self.kind == "float":
+                    value = text.let(f"fptrunc double {value} to float")
+                for numbers in (self.vector, self.single):
+                    self.scalars[i, numbers.width] = numbers.broadcast(value)
+        text.loop(
+            self.word["outer.low"],
+            self.word["outer.high"],
+            "1",
+            lambda outer: text.loop(
+                self.word["low"],
+                self.word["high"],
+                self.word["block"],
+                lambda place: self._block(outer, place),
+            ),
+        )
+        text.do("ret void")
+        head = "define void @run(ptr noalias %words) {\nentry:"
+        return "\n".join([*text.declared, head, *text.top, *entry, *text.lines, "}", ""])
+
+    # --- one block of elements
+
+    def _block(self, outer: str, place: str) -> None:
+        text = self.text
+        left = text.let(f"sub i64 {self.word['high']}, {place}")
+        fits = text.let(f"icmp slt i64 {left}, {self.word['block']}")
+        self.count = text.let(f"select i1 {fits}, i64 {left}, i64 {self.word['block']}")
+        self.whole = text.let(f"and i64 {self.count}, {-self.width}")
+        self.outer, self.place = outer, place
+        self.pitch = text.let(f"mul i64 {self.word['block']}, {self.size}")  # of the scratch buffer
+        for i in range(self.states):
+            self._start(i)
+        constant = [
+            self._dense(f"constant.{i}") if row else "" for i, row in enumerate(self.rows)
+        ]
+        steps = self.word["steps"]
+        if not self.backward:
+            text.loop("0", steps, "1", lambda t: self._forward(t, constant))
+            for i in range(self.states):
+                self._finish(self._scratch(str(i)), f"after.{i}")
+            return
+        last = text.let(f"sub i64 {steps}, 1")
+        text.loop("0", last, "1", lambda t: self._again(t, constant))
+        behind = text.let(f"mul i64 {steps}, {self.states}")
+        gradients = [
+            self._scratch(text.let(f"add i64 {behind}, {i}"))
+            for i in range(self.states + len(of_leaves(self.graph)))
+        ]
+        for i in range(self.states):
+            self._fill(gradients[i], f"grad.after.{i}", 0.0)
+        for row in gradients[self.states :]:
+            self._each(lambda n, i, row=row: self._put(n, row, i, n.const(0)))
+        text.loop("0", steps, "1", lambda t: self._back(t, last, constant, gradients))
+        for i in range(self.states):
+            self._finish(gradients[i], f"grad.before.{i}")
+        for row, name in zip(gradients[self.states :], of_leaves(self.graph), strict=True):
+            self._finish(row, name)
+
+    def _start(self, i: int) -> None:
+        start = self.graph.nodes[self.graph.outputs[f"start.{i}"]]
+        value = float(start.value) if start.op == "const" and start.value is not None else 0.0
+        self._fill(self._scratch(str(i)), f"before.{i}", value)
+
+    def _forward(self, t: str, constant: list[str]) -> None:
+        x, out = self._row("x", t), self._row("out", t)
+        rows = [self._scratch(str(i)) for i in range(self.states)]
+
+        def body(n: Numbers, i: str) -> None:
+            given = {"x": self._read(n, x, i)}
+            given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
+            found = self._evaluate(n, self.outputs, given, constant, i)
+            self._write(n, out, i, found["out"])
+            for j, row in enumerate(rows):
+                self._put(n, row, i, found[f"state.{j}"])
+
+        self._each(body)
+
+    def _again(self, t: str, constant: list[str]) -> None:
+        x = self._row("x", t)
+        first = self.text.let(f"mul i64 {t}, {self.states}")
+        places = [self.text.let(f"add i64 {first}, {i}") for i in range(2 * self.states)]
+        rows = [self._scratch(place) for place in places]
+        names = [f"state.{j}" for j in range(self.states)]
+
+        def body(n: Numbers, i: str) -> None:
+            given = {"x": self._read(n, x, i)}
+            given |= {name: self._get(n, rows[j], i) for j, name in enumerate(names)}
+            found = self._evaluate(n, names, given, constant, i)
+            for j, name in enumerate(names):
+                self._put(n, rows[self.states + j], i, found[name])
+
+        if self.states:
+            self._each(body)
+
+    def _back(self, done: str, last: str, constant: list[str], gradients: list[str]) -> None:
+        t = self.text.let(f"sub i64 {last}, {done}")
+        x, grad_out, grad_x = (self._row(name, t) for name in ("x", "grad.out", "grad.x"))
+        first = self.text.let(f"mul i64 {t}, {self.states}")
+        rows = [
+            self._scratch(self.text.let(f"add i64 {first}, {i}")) for i in range(self.states)
+        ]
+        names = self.outputs[self.states :]
+
+        def body(n: Numbers, i: str) -> None:
+            given = {"x": self._read(n, x, i), "grad.out": self._read(n, grad_out, i)}
+            given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
+            given |= {
+                f"grad.state.{j}": self._get(n, gradients[j], i) for j in range(self.states)
+            }
+            found = self._evaluate(n, names, given, constant, i)
+            self._write(n, grad_x, i, found["grad.x"])
+            for j in range(self.states):
+                self._put(n, gradients[j], i, found[f"grad.state.{j}"])
+            for row, name in zip(gradients[self.states :], of_leaves(self.graph), strict=True):
+                self._put(n, row, i, n.op("fadd", self._get(n, row, i), found[name]))
+
+        self._each(body)
+
+    # --- arithmetic
+
+    def _evaluate(
+        self, n: Numbers, outputs: list[str], given: dict[str, str], constant: list[str], i: str
+    ) -> dict[str, str]:
+        values: dict[int, str] = {}
+        known = {place: k for k, place in enumerate(self.constants)}
+
+        def value(place: int) -> str:
+            if place not in values:
+                node = self.graph.nodes[place]
+                if place in known:
+                    k = known[place]
+                    row = self.rows[k]
+                    values[place] = (
+                        self._get(n, constant[k], i) if row else self.scalars[k, n.width]
+                    )
+                elif node.op == "input":
+                    values[place] = given[str(node.value)]
+                elif node.op == "const":
+                    assert node.value is not None
+                    values[place] = n.const(float(node.value))
+                else:
+                    values[place] = n.node(node.op, [values[a] for a in node.args])
+            return values[place]
+
+        places = [self.graph.outputs[name] for name in outputs]
+        for place in _until(self.graph, places, known):
+            value(place)
+        return {name: values[place] for name, place in zip(outputs, places, strict=True)}
+
+    # --- memory
+
+    def _each(self, body: Callable[[Numbers, str], None]) -> None:
+        self.text.loop("0", self.whole, str(self.width), lambda i: body(self.vector, i))
+        self.text.loop(self.whole, self.count, "1", lambda i: body(self.single, i))
+
+    def _row(self, tensor: str, t: str) -> str:
+        """Where the block's first element lies in a tensor over time."""
+        let, word = self.text.let, self.word
+        over = let(f"mul i64 {self.outer}, {word[f'{tensor}.outer']}")
+        time = let(f"mul i64 {t}, {word[f'{tensor}.time']}")
+        within = let(f"mul i64 {self.place}, {self.stored_size}")
+        offset = let(f"add i64 {let(f'add i64 {over}, {time}')}, {within}")
+        return let(f"inttoptr i64 {let(f'add i64 {word[tensor]}, {offset}')} to ptr")
+
+    def _dense(self, name: str) -> str:
+        """Where the block's first element lies in a tensor of the size of a step."""
+        let, word = self.text.let, self.word
+        over = let(f"mul i64 {self.outer}, {word['dense.outer']}")
+        within = let(f"mul i64 {self.place}, {self.size}")
+        offset = let(f"add i64 {over}, {within}")
+        return let(f"inttoptr i64 {let(f'add i64 {word[name]}, {offset}')} to ptr")
+
+    def _scratch(self, row: str) -> str:
+        let, start = self.text.let, self.word["scratch"]
+        offset = let(f"mul i64 {row}, {self.pitch}")
+        return let(f"inttoptr i64 {let(f'add i64 {start}, {offset}')} to ptr")
+
+    def _fill(self, row: str, source: str, value: float) -> None:
+        def copy() -> None:
+            start = self._dense(source)
+            self._each(lambda n, i: self._put(n, row, i, self._get(n, start, i)))
+
+        self.text.when(
+            self.text.let(f"icmp eq i64 {self.word[source]}, 0"),
+            lambda: self._each(lambda n, i: self._put(n, row, i, n.const(value))),
+            copy,
+        )
+
+    def _finish(self, row: str, target: str) -> None:
+        def copy() -> None:
+            end = self._dense(target)
+            self._each(lambda n, i: self._put(n, end, i, self._get(n, row, i)))
+
+        wanted = self.text.let(f"icmp ne i64 {self.word[target]}, 0")
+        self.text.when(wanted, copy, lambda: None)
+
+    def _get(self, n: Numbers, row: str, i: str) -> str:
+        place = self.text.let(f"getelementptr {n.kind}, ptr {row}, i64 {i}")
+        return self.text.let(f"load {n.type}, ptr {place}, align {self.size}")
+
+    def _put(self, n: Numbers, row: str, i: str, value: str) -> None:
+        place = self.text.let(f"getelementptr {n.kind}, ptr {row}, i64 {i}")
+        self.text.do(f"store {n.type} {value}, ptr {place}, align {self.size}")
+
+    def _read(self, n: Numbers, row: str, i: str) -> str:
+        """An element of a tensor over time, widened."""
+        let, kind = self.text.let, self.stored
+        place = let(f"getelementptr {kind}, ptr {row}, i64 {i}")
+        stored = f"<{n.width} x {kind}>" if n.width else kind
+        value = let(f"load {stored}, ptr {place}, align {self.stored_size}")
+        if kind == "i16":
+            wide = let(f"zext {stored} {value} to {n.int}")
+            return let(f"bitcast {n.int} {let(f'shl {n.int} {wide}, {n.integer(16)}')} to {n.type}")
+        return let(f"fpext {stored} {value} to {n.type}") if kind == "half" else value
+
+    def _write(self, n: Numbers, row: str, i: str, value: str) -> None:
+        """Store an element of a tensor over time, rounded to nearest even."""
+        let, kind = self.text.let, self.stored
+        place = let(f"getelementptr {kind}, ptr {row}, i64 {i}")
+        stored = f"<{n.width} x {kind}>" if n.width else kind
+        if kind == "i16":
+            bits = let(f"bitcast {n.type} {value} to {n.int}")
+            odd = let(f"and {n.int} {let(f'lshr {n.int} {bits}, {n.integer(16)}')}, {n.integer(1)}")
+            up = let(f"add {n.int} {let(f'add {n.int} {bits}, {odd}')}, {n.integer(0x7FFF)}")
+            short = let(f"lshr {n.int} {up}, {n.integer(16)}")
+            nan = n.compare("uno", value, value)
+            short = let(f"select {n.bool} {nan}, {n.int} {n.integer(0x7FC0)}, {n.int} {short}")
+            value = let(f"trunc {n.int} {short} to {stored}")
+        elif kind == "half":
+            value = let(f"fptrunc {n.type} {value} to {stored}")
+        self.text.do(f"store {stored} {value}, ptr {place}, align {self.stored_size}")
+
+
+def _until(graph: Graph, outputs: list[int], known: dict[int, int]) -> list[int]:
+    """The places that outputs depend on, in order, nothing below a known one."""
+    seen: set[int] = set()
+    waiting = list(outputs)
+    while waiting:
+        place = waiting.pop()
+        if place not in seen:
+            seen.add(place)
+            if place not in known:
+                waiting.extend(graph.nodes[place].args)
+    return sorted(seen)
+
+
+def source(graph: Graph, signature: Signature, *, backward: bool) -> str:
+    """The assembly of a program."""
+    return str(_Program(graph, signature, backward=backward))
