@@ -29,6 +29,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "seed": (set(), {*TORCH, "numpy"}),
     "allocator": (set(), set()),
     "dataset": (set(), {*LIGHTNING, "numpy", "torchvision", "sklearn"}),
+    "dataset.imagenet": ({"dataset"}, {*LIGHTNING, "numpy", "torchvision", "PIL"}),
     "dataset.events": ({"dataset"}, {*LIGHTNING, "numpy", "tonic", "h5py"}),
     "task": ({"metric"}, LIGHTNING),
     "logger": (set(), LIGHTNING),

@@ -3,6 +3,7 @@
 from snnrun.dataset.base import CorruptData, DataModule, MissingData
 from snnrun.dataset.digits import Digits
 from snnrun.dataset.events import CIFAR10DVS, NMNIST, SHD, SSC, DVSGesture
+from snnrun.dataset.imagenet import ImageNet
 from snnrun.dataset.static import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "DataModule",
     "Digits",
     "FashionMNIST",
+    "ImageNet",
     "MissingData",
 ]

@@ -201,6 +201,7 @@ class DataModule(LightningDataModule):
     shape: tuple[int, ...]
     num_classes: int
     seed = 0  # of the order of samples; the runner sets the run's seed
+    drop_last = False  # leave out a last training batch that is not full
 
     def __init__(
         self,
@@ -329,6 +330,7 @@ class DataModule(LightningDataModule):
             self.batch_size,
             shuffle=split == "train",
             seed=self.seed,
+            drop_last=self.drop_last and split == "train",
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.dataset.base import CorruptData, DataModule, Samples, reading
+from snnrun.dataset.base import CorruptData, DataModule, MissingData, Samples, reading
 from snnrun.dataset.binning import VERSION, bin_events, check_binning
 from snnrun.dataset.cache import cached_frames
 from snnrun.dataset.static import random_crop
@@ -37,6 +37,9 @@ class EventRecordings(DataModule):
     - `cache`: keep the frames in a file; otherwise they are computed anew at each start and held in
       memory.
     - `crop`: in training, pad sensors by that many zeros on each side and crop the old size at random.
+    - `train_frames`: train on that many of the T frames, drawn anew for every batch, in their order and the same for
+      all of its samples; 0 for all. Evaluation sees all of them.
+    - `drop_last`: leave out a last training batch that is not full.
     """
 
     # where the first window begins; None: at the first event, for clocks that start anywhere
@@ -53,14 +56,21 @@ class EventRecordings(DataModule):
         binary: bool = False,
         cache: bool = True,
         crop: int = 0,
+        train_frames: int = 0,
+        drop_last: bool = False,
         **common: Any,
     ):
         super().__init__(root, **common)
         check_binning(binning, window)
+        if not 0 <= train_frames <= self.steps:
+            raise ValueError(
+                f"dataset.train_frames is a number of frames up to dataset.steps={self.steps}, 0 for all; got"
+                f" {train_frames}."
+            )
         if crop < 0:
             raise ValueError(f"dataset.crop is a number of sensors, 0 for none; got {crop}.")
         self.binning, self.window, self.binary, self.cache = binning, window, binary, cache
-        self.crop = crop
+        self.crop, self.train_frames, self.drop_last = crop, train_frames, drop_last
 
     @property
     def folder(self) -> Path:
@@ -115,7 +125,10 @@ class EventRecordings(DataModule):
         }
 
     def transform(self, x: Tensor, train: bool) -> Tensor:
-        """Counts as floats; shifted in training."""
+        """Counts as floats; in training of the frames drawn for this batch, and shifted."""
+        if train and self.train_frames:
+            drawn = torch.randperm(x.shape[1])[: self.train_frames].sort().values
+            x = x[:, drawn.to(x.device)]
         if train and self.crop:
             images = x.flatten(1, -3) if x.dim() > 3 else x.unsqueeze(2)
             x = random_crop(images, self.crop if x.dim() > 3 else 0, self.crop).view(x.shape)
@@ -278,10 +291,13 @@ class DVSGesture(FileEach):
 class CIFAR10DVS(FileEach):
     """CIFAR-10 images moved before an event camera, 10 x 1,000 recordings.
 
-    The first nine tenths of each class, in the order of paths, are for training. Recordings may be the original ones
-    (`.aedat`) or in AEDAT 4, as tonic fetches them (`.aedat4`).
+    The first nine tenths of each class, in the order of paths, are for training, unless a stored split says otherwise.
+    Recordings may be the original ones (`.aedat`) or in AEDAT 4, as tonic fetches them (`.aedat4`).
 
-    **Arguments:** see `EventRecordings`.
+    **Arguments:** those of `EventRecordings`, and
+
+    - `split_file`: a text file that names the recordings for testing, one a line, as `<class>/<file>`; an ending may
+      be left out.
 
     Li, Liu, Ji, Li & Shi, *CIFAR10-DVS: An Event-Stream Dataset for Object Classification*, 2017.
     """
@@ -311,16 +327,40 @@ class CIFAR10DVS(FileEach):
         }
     )
 
+    def __init__(self, root: str, *, split_file: str | None = None, **common: Any):
+        super().__init__(root, **common)
+        self.split_file = Path(split_file).expanduser() if split_file else None
+
     def files(self, split: str) -> list[Path]:
-        """The first nine tenths of each class, or the others, in the order of their paths."""
-        picked = []
-        for name in self.classes:
-            files = sorted(
-                [*self.folder.glob(f"{name}/*.aedat"), *self.folder.glob(f"{name}/*.aedat4")]
+        """The first nine tenths of each class, or the others; or what a stored split says. In the order of paths."""
+        by_class = [
+            sorted([*self.folder.glob(f"{name}/*.aedat"), *self.folder.glob(f"{name}/*.aedat4")])
+            for name in self.classes
+        ]
+        if self.split_file and any(by_class):
+            every = [path for files in by_class for path in files]
+            chosen = self._stored(every, self.split_file)
+            return [path for path in every if (path in chosen) == (split == "test")]
+        cuts = [len(files) * 9 // 10 for files in by_class]
+        halves = zip(by_class, cuts, strict=True)
+        return [
+            p for files, cut in halves for p in (files[:cut] if split == "train" else files[cut:])
+        ]
+
+    def _stored(self, files: list[Path], source: Path) -> set[Path]:
+        """The recordings that a split file names."""
+        if not source.is_file():
+            raise MissingData(f"dataset.split_file={source}: there is no such file.")
+        place = {f"{path.parent.name}/{path.stem}": path for path in files}
+        with reading(source):
+            lines = [line.strip() for line in source.read_text().splitlines() if line.strip()]
+        unknown = [line for line in lines if line.removesuffix(Path(line).suffix) not in place]
+        if unknown:
+            raise CorruptData(
+                f"{source} names recordings that are not in {self.folder}: {', '.join(unknown[:5])}"
+                f"{f', and {len(unknown) - 5} more' if len(unknown) > 5 else ''}."
             )
-            cut = len(files) * 9 // 10
-            picked += files[:cut] if split == "train" else files[cut:]
-        return picked
+        return {place[line.removesuffix(Path(line).suffix)] for line in lines}
 
     def fetch(self) -> None:
         """Download with tonic."""

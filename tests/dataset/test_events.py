@@ -496,6 +496,66 @@ def test_crop_shifts_a_recording_as_a_whole_and_only_in_training(kind):
     assert places <= wanted and len(places) > len(wanted) // 2
 
 
+def test_training_frames_are_drawn_for_a_batch_in_their_order():
+    module = NMNIST("data", steps=16, batch_size=4, train_frames=12)
+    x = torch.arange(16).view(1, 16, 1, 1, 1).expand(3, 16, *module.shape).to(torch.uint8)
+    torch.manual_seed(0)
+    seen = []
+    for _ in range(8):
+        y = module.transform(x, True)
+        assert y.shape == (3, 12, *module.shape) and y.dtype == torch.float32
+        frames = y[0, :, 0, 0, 0]
+        assert torch.equal(y, frames.view(1, 12, 1, 1, 1).expand_as(y))  # all samples alike
+        assert (frames.diff() > 0).all()
+        seen.append(tuple(frames.tolist()))
+    assert len(set(seen)) > 4
+    assert torch.equal(module.transform(x, False), x.float())
+    torch.manual_seed(0)
+    assert seen[0] == tuple(module.transform(x, True)[0, :, 0, 0, 0].tolist())
+
+
+@pytest.mark.parametrize("train_frames", [-1, 6])
+def test_more_training_frames_than_there_are(train_frames):
+    with pytest.raises(ValueError) as error:
+        NMNIST("data", **OPTIONS, train_frames=train_frames)
+    assert str(error.value) == (
+        "dataset.train_frames is a number of frames up to dataset.steps=5, 0 for all; got"
+        f" {train_frames}."
+    )
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_last_training_batch_that_is_not_full(tmp_path, drop_last):
+    make(NMNIST, tmp_path)
+    module = NMNIST(str(tmp_path), steps=2, batch_size=8, val_size=0, drop_last=drop_last)
+    module.setup()
+    assert [len(y) for _, y, _ in module.train_dataloader()] == ([8, 8] if drop_last else [8, 8, 4])
+    assert [len(y) for _, y, _ in module.test_dataloader()] == [8, 8, 4]
+
+
+def test_a_stored_split_of_cifar10_dvs(tmp_path):
+    make(CIFAR10DVS, tmp_path)
+    stored = tmp_path / "split.txt"
+    stored.write_text("cat/cifar10_cat_0.aedat\n\nairplane/cifar10_airplane_3\n")
+    module = CIFAR10DVS(str(tmp_path), split_file=str(stored), **OPTIONS)
+    names = [f"{path.parent.name}/{path.name}" for path in module.files("test")]
+    assert names == ["airplane/cifar10_airplane_3.aedat", "cat/cifar10_cat_0.aedat"]
+    assert len(module.files("train")) == 108 and not set(module.files("train")) & set(
+        module.files("test")
+    )
+    module.setup()
+    assert module.samples["test"].targets.tolist() == [0, 3]
+    stored.write_text("cat/cifar10_cat_0\ncat/cifar10_cat_77.aedat")
+    with pytest.raises(CorruptData) as error:
+        module.files("train")
+    assert str(error.value) == (
+        f"{stored} names recordings that are not in {module.folder}: cat/cifar10_cat_77.aedat."
+    )
+    stored.unlink()
+    with pytest.raises(MissingData, match="there is no such file"):
+        module.files("train")
+
+
 def test_wrong_options():
     with pytest.raises(
         ValueError, match=r"^dataset.crop is a number of sensors, 0 for none; got -1"
