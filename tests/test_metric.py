@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from snnrun.encoder import PSC
 from snnrun.metric import AC_PJ, FORMULA, MAC_PJ, Activity, Tally, fan_out_of, watch_spikes
-from snnrun.model import Layer, Pool
-from snnrun.neuron import IF, LI
+from snnrun.model import Dropout, Layer, Pool
+from snnrun.neuron import IF, LI, PSCLIF
 from snnrun.surrogate import ATan
 
 T, B = 4, 2
@@ -163,6 +164,78 @@ def test_recurrent_weights_see_all_spikes_but_the_last():
     ops = seen.operations()
     assert ops["ac"] == (T - 1) * 2 * 2 + T * 2 * 3
     assert ops["ann_mac"] == 2 * 2 + 2 * 2 + 2 * 3
+
+
+# --- traces count as the spikes that they are filtered from
+
+
+def tracing(layer: Layer, tau_s: float = 3.0) -> Layer:
+    """The same layer with neurons that give out traces; they do not leak."""
+    neuron = PSCLIF(ATan(), tau_m=1e9, tau_s=tau_s, threshold=0.99)
+    return Layer(layer.synapse, None, neuron, layer.recurrent)
+
+
+def test_a_layer_fed_by_traces_counts_its_sources_spikes():
+    net = nn.Sequential(tracing(fires_at(1, 0, 0.5)), head(3, 5))
+    seen = watched(net, constant(), current=True)
+    assert seen.rates() == {"0": pytest.approx((1 + 0 + 0.5) / 3)}
+    assert seen.silent() == {"0": pytest.approx(1 / 3)}
+    assert (seen.operations()["ac"], seen.operations()["mac"]) == ((4 + 0 + 2) * 5, 2 * 3)
+
+
+@pytest.mark.parametrize("tau_s", [1.0, 2.0, 3.0])
+def test_recurrent_weights_see_the_spikes_behind_a_trace(tau_s):
+    layer = fires_at(1, 0.5)
+    layer.recurrent = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(layer.recurrent.weight)
+    seen = watched(nn.Sequential(tracing(layer, tau_s), head(2, 3)), constant(), current=True)
+    assert seen.operations()["ac"] == (3 + 1) * 2 + (4 + 2) * 3
+
+
+@pytest.mark.parametrize("kind", ["sum", "avg", "max"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooled_and_dropped_traces(kind, dtype):
+    """Image 4x4, one neuron a pixel: of a pooled window, the steps at which any of its neurons fires."""
+    copy = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(copy.weight)
+    net = nn.Sequential(
+        tracing(Layer(copy, None, IF(ATan()))),
+        Pool(kind, 2, 1.1 if kind == "sum" else 1.0),
+        Dropout(0.999),
+        Pool(kind, 1),
+        nn.Flatten(2),
+        head(4, 10),
+    ).to(dtype)
+    image = torch.zeros(4, 4)
+    image[0, 0] = image[0, 1] = 1.0  # one window fires at every step, another at every second
+    image[2, 2] = 0.5
+    x = image.expand(T, B, 1, 4, 4).to(dtype)
+    net.eval()
+    assert watched(net, x, current=True).operations()["ac"] == (T + T // 2) * 10
+    torch.manual_seed(0)
+    assert watched(net.train(), x, current=True).operations()["ac"] == 0, "all dropped"
+
+
+def test_a_filtered_input_of_events_counts_its_events():
+    x = torch.zeros(T, B, 2)
+    x[0, 0, 0] = x[2, 0, 0] = x[3, 1, 1] = 1
+    net, seen = nn.Sequential(tracing(fires_at(0)), head(1, 2)), None
+    seen = Activity(net)
+    a = PSC(T, static=False)(x)
+    assert a.ne(0).sum() > 3
+    with seen.watch(a, current=False, tau_s=3.0):
+        net(a)
+    assert (seen.operations()["ac"], seen.operations()["mac"]) == (round(3 * 1 / B), 0)
+
+
+def test_a_filtered_image_is_multiplied_once():
+    net = nn.Sequential(tracing(fires_at(1, 0)), head(2, 5))
+    seen, a = Activity(net), PSC(T, static=True)(torch.tensor([[1.0, 7.0]] * B))
+    with seen.watch(a, current=True, tau_s=3.0):
+        net(a)
+    spikes = round(seen.rates()["0"] * 2 * T)
+    assert spikes > 0
+    assert (seen.operations()["mac"], seen.operations()["ac"]) == (2 * 2, spikes * 5)
 
 
 # --- operations of convolutions

@@ -37,7 +37,7 @@ class ResetStep:
     def _through_reset(self, neuron: Any, u: Tensor, f: Tensor) -> Tensor | float:
         if neuron.reset == "subtract":
             return 1.0 if self.reset_grad == "leak" else 1 - neuron.threshold * f
-        silent = (u - neuron.threshold <= 0).to(u.dtype)
+        silent = (u <= neuron.threshold).to(u.dtype)
         return silent if self.reset_grad == "leak" else silent - f * u
 
 

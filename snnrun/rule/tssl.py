@@ -35,18 +35,18 @@ class Timing:
         self, neuron: Any, x: Tensor, state: State, out: Tensor, grad_out: Tensor, grad_state: State
     ) -> tuple[Tensor, State]:
         """Input, state before the step and gradients from above and from later, to gradient of `x` and carries."""
-        d, u, s = forward(neuron, x, state)
+        d, u = rise(neuron, x, state)
         delta, later = grad_state
         later = later + grad_out
         error = neuron.theta_s * later
-        h = (1 / d).clamp(0, self.bound) * s
-        delta = h * error + delta * (neuron.theta_m * u * h + (1 - neuron.theta_m) * (1 - s))
+        fired = u > neuron.threshold
+        moved = (1 / d).clamp(0, self.bound) * (error + neuron.theta_m * u * delta)
+        delta = torch.where(fired, moved, (1 - neuron.theta_m) * delta)
         carries = (delta, (1 - neuron.theta_s) * later)
         if not self.warmup:
             return delta, carries
-        a = state[1] + neuron.theta_s * (s - state[1])
-        cold = a < neuron.theta_s / 4
-        return torch.where(cold, dense(neuron, u, self.width, self.clip) * error, delta), carries
+        warm = dense(neuron, u, self.width, self.clip) * error
+        return torch.where(out < neuron.theta_s / 4, warm, delta), carries
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Dense:
         self, neuron: Any, x: Tensor, state: State, out: Tensor, grad_out: Tensor, grad_state: State
     ) -> tuple[Tensor, State]:
         """As `Timing`."""
-        _, u, _ = forward(neuron, x, state)
+        _, u = rise(neuron, x, state)
         later = grad_state[1] + grad_out
         grad = dense(neuron, u, self.width, self.clip) * (neuron.theta_s * later)
         return grad, (torch.zeros_like(grad), (1 - neuron.theta_s) * later)
@@ -84,7 +84,8 @@ class EarlyTiming:
         self, neuron: Any, x: Tensor, state: State, out: Tensor, grad_out: Tensor, grad_state: State
     ) -> tuple[Tensor, State]:
         """As `Timing`."""
-        d, u, s = forward(neuron, x, state)
+        d, u = rise(neuron, x, state)
+        s = (u > neuron.threshold).to(u.dtype)
         following, later = grad_state
         later = later + grad_out + neuron.theta_m * s * u * following
         grad = (1 / d).clamp(-self.bound, self.bound) * s * (neuron.theta_s * later)
@@ -123,12 +124,11 @@ class RateWarmup:
         return with_backward(neuron, x, state, choose)
 
 
-def forward(neuron: PSCLIF, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Increment and potential of a step, and its spikes as numbers."""
+def rise(neuron: PSCLIF, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """Increment and potential of a step."""
     r, _ = state
     d = x - neuron.theta_m * r
-    u = r + d
-    return d, u, (u - neuron.threshold > 0).to(u.dtype)
+    return d, r + d
 
 
 def dense(neuron: PSCLIF, u: Tensor, width: float, clip: float) -> Tensor:

@@ -197,6 +197,31 @@ def test_pool_by_definition(size, side):
     torch.testing.assert_close(Pool("avg", size)(x), windows.mean(-1), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("gain", [1.0, 1.1])
+@pytest.mark.parametrize("size", [2, 3])
+def test_sum_pool_is_the_mean_times_the_window_and_a_gain(size, gain):
+    x = double(3, 2, 4, 7, 6).requires_grad_()
+    out = Pool("sum", size, gain)(x)
+    expected = gain * size**2 * Pool("avg", size)(x)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-14)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    inside = grad[..., : 7 // size * size, : 6 // size * size]
+    torch.testing.assert_close(inside, torch.full_like(inside, gain), rtol=1e-12, atol=0)
+
+
+def test_dropout_of_rows_shares_a_draw_along_a_row():
+    torch.manual_seed(0)
+    x = torch.rand(4, 20, 3, 8, 6) + 0.5
+    out = Dropout(0.25, "row")(x)
+    kept = out != 0
+    assert (kept == kept[:1]).all() and (kept == kept[..., :1]).all()
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.05)
+    assert (kept[0, :, :, 0] != kept[0, :, :, 1]).any() and (kept[0, :, 0] != kept[0, :, 1]).any()
+    torch.testing.assert_close(out[kept], x[kept] / 0.75)
+    dense = Dropout(0.25, "row")(torch.ones(4, 20, 30))
+    assert (dense[0, 0] == 0).any() and (dense[0, 0] != 0).any(), "dense: a draw for every neuron"
+
+
 def test_dropout_has_one_mask_for_all_steps():
     torch.manual_seed(0)
     x = torch.rand(6, 50, 40) + 0.5
@@ -259,4 +284,6 @@ def test_layers_and_parts_come_in_order_with_their_names():
 
 def test_what_parts_say_of_themselves():
     assert repr(Pool("avg", 3)) == "Pool(avg, 3)"
+    assert repr(Pool("sum", 2, 1.1)) == "Pool(sum, 2, gain=1.1)"
     assert repr(Dropout(0.2)) == "Dropout(p=0.2)"
+    assert repr(Dropout(0.2, "row")) == "Dropout(p=0.2, share=row)"
