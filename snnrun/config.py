@@ -36,7 +36,13 @@ RUNTIME = frozenset(
 )
 
 # settings of the run itself, which no constructor takes
-SETTINGS = {"seed": "int", "ema": "float", "test": "bool", "keep_memory": "bool"}
+SETTINGS = {
+    "seed": "int",
+    "ema": "float",
+    "test": "bool",
+    "test_every_epoch": "bool",
+    "keep_memory": "bool",
+}
 
 # settings of schedulers that mean the length of the run where they are null
 FILLED = ("total_steps", "T_max")
