@@ -192,6 +192,8 @@ class Choices:
             return None
         if group not in self.groups:
             return None
+        if group == "paper":
+            return f"{override.input_line}: a published table is no part of a run; see snnrun paper list."
         options = self.options(group)
         several = not override.is_sweep_override() and isinstance(override.value(), list)
         if several and group not in ("logger", "callbacks"):
