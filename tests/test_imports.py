@@ -48,7 +48,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "launch": ({"check", "config", "run", "result", "callback", "dataset", "learner"}, HYDRA),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
     "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml"}),
-    "report.paper": ({"check", "config"}, {"omegaconf"}),
+    "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
 }

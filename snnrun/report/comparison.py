@@ -43,11 +43,11 @@ HEADINGS = {
     "note": "note",
 }
 LEGEND = """\
-Test accuracy in percent. `ours`: mean +- sample standard deviation over runs (seeds) of the epoch that the published number
-is of. `last`, `best val`, `best test`: means for the last epoch, for the epoch chosen on validation data, and for the best
-epoch on test data, which only published protocols choose by. `difference`: our mean with the reported mean, or our best
-run with the reported best where no mean was reported. `-`: a number that could not be checked. `in band` is only said of
-runs of the whole recipe on the whole data set.
+Test accuracy in percent. `ours`: mean +- sample standard deviation over runs (seeds) of the epoch that the published
+number is of. `last`, `best val`, `best test`: means for the last epoch, for the epoch chosen on validation data, and
+for the best epoch on test data, which only published protocols choose by. `difference`: our mean with the reported
+mean, or our best run with the reported best where no mean was reported. `-`: a number that could not be checked.
+`in band` is only said of runs of the whole recipe on the whole data set.
 """
 
 
