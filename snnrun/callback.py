@@ -183,7 +183,7 @@ class Report(Callback):
 def epoch_line(row: dict[str, float], epochs: int) -> str:
     """An epoch in one line."""
     parts = [f"epoch {int(row['epoch']) + 1:>{len(str(epochs))}}/{epochs}"]
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         if f"{split}/loss" in row:
             parts.append(
                 f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %"

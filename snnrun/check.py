@@ -33,8 +33,11 @@ def searchpath(overrides: Sequence[str]) -> list[str]:
     return []
 
 
-def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
-    """A composed and checked configuration. Raises `BadRequest` with everything that is wrong."""
+def composed(choices: Choices, overrides: Sequence[str], *, warn: bool = True) -> DictConfig:
+    """A composed and checked configuration, with warnings of parts that take no effect.
+
+    Raises `BadRequest` with everything that is wrong.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     cfg = choices.compose(overrides)
@@ -43,7 +46,7 @@ def composed(choices: Choices, overrides: Sequence[str]) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     plain, chosen = without_hydra(cfg), group_defaults(cfg)
     complain(choices, plain, chosen)
-    for warning in ignored(plain, chosen, overrides):
+    for warning in ignored(plain, chosen, overrides) if warn else ():
         print(warning, file=sys.stderr)
     return cfg
 
@@ -130,5 +133,34 @@ def check(words: list[str]) -> int:
         except BadRequest as error:
             failed += 1
             print(f"FAILED  {name}: {error}")
-    print(f"{len(requests) - failed} of {len(requests)} requests are sound")
+    rows, unsound = check_papers(choices, overrides)
+    total, failed = len(requests) + rows, failed + unsound
+    print(f"{total - failed} of {total} requests are sound")
     return 2 if failed else 0
+
+
+def check_papers(choices: Choices, overrides: Sequence[str]) -> tuple[int, int]:
+    """Compose every row of every published table whose experiment there is; returns how many, and how many fail."""
+    from snnrun.report import table
+
+    count = failed = 0
+    experiments = choices.options("experiment")
+    for key in table.keys(choices):
+        try:
+            rows = list(table.load(choices, key).rows.values())
+        except BadRequest as error:
+            print(f"FAILED  paper {key}: {error}")
+            count, failed = count + 1, failed + 1
+            continue
+        for row in rows:
+            if row.experiment not in experiments:
+                print(f"absent  paper {key}/{row.name}: there is no experiment {row.experiment}")
+                continue
+            count += 1
+            try:
+                composed(choices, [*row.words, *overrides], warn=False)
+                print(f"ok      paper {key}/{row.name}: {' '.join(row.words)}")
+            except BadRequest as error:
+                failed += 1
+                print(f"FAILED  paper {key}/{row.name}: {error}")
+    return count, failed

@@ -17,6 +17,7 @@ snnrun: experiments with directly trained spiking neural networks
   snnrun eval ckpt=FILE [key=value] ...   test weights from a file, published ones too (ckpt_format=auto)
   snnrun resume RUN                       go on with a run that was stopped
   snnrun rerun RUN [key=value] ...        the same configuration in a new directory
+  snnrun paper list|run|compare [KEY]     published tables: what there is, run it, set ours beside it
   snnrun plot RUN                         learning curves and spike raster as PNG and SVG
   snnrun new neuron|rule|model NAME       skeleton, YAML and test of a part of your own
 
@@ -124,6 +125,12 @@ def _plot(words: list[str]) -> int:
     return plot.main(words)
 
 
+def _paper(words: list[str]) -> int:
+    from snnrun.report import paper
+
+    return paper.main(words)
+
+
 def _new(words: list[str]) -> int:
     from snnrun import scaffold
 
@@ -137,6 +144,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "resume": _resume,
     "rerun": _rerun,
+    "paper": _paper,
     "plot": _plot,
     "new": _new,
 }

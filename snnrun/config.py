@@ -36,7 +36,13 @@ RUNTIME = frozenset(
 )
 
 # settings of the run itself, which no constructor takes
-SETTINGS = {"seed": "int", "ema": "float", "test": "bool", "keep_memory": "bool"}
+SETTINGS = {
+    "seed": "int",
+    "ema": "float",
+    "test": "bool",
+    "test_every_epoch": "bool",
+    "keep_memory": "bool",
+}
 
 # settings of schedulers that mean the length of the run where they are null
 FILLED = ("total_steps", "T_max")
@@ -186,6 +192,8 @@ class Choices:
             return None
         if group not in self.groups:
             return None
+        if group == "paper":
+            return f"{override.input_line}: a published table is no part of a run; see snnrun paper list."
         options = self.options(group)
         several = not override.is_sweep_override() and isinstance(override.value(), list)
         if several and group not in ("logger", "callbacks"):

@@ -70,6 +70,7 @@ class Learner(LightningModule):
         self.activity = Activity(net)
         self.watching = False  # count spikes and operations in forward
         self.tally = task.tally(num_classes)
+        self.random: dict[str, Any] | None = None  # states from before the test split of an epoch
         self.predicted: list[Tensor] = []  # labels and predictions of the test batches
         self.scores: dict[str, float] = {}  # of the last validation or test
         self.history: list[dict[str, float]] = []  # a row an epoch
@@ -147,9 +148,18 @@ class Learner(LightningModule):
         self.score(out, y)
         return out
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Score a validation batch."""
-        self._evaluate(batch)
+    def validation_step(
+        self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score a validation batch; or, behind them all, a test batch of `test_every_epoch`."""
+        if self.validates and dataloader_idx == 0:
+            self._evaluate(batch)
+            return
+        if batch_idx == 0:
+            self.val_tally, self.tally = self.tally, self.task.tally(self.num_classes)
+            self.random = random_states()
+        x, y, _ = batch
+        self.score(self(self.prepare(x, train=False)), y)
 
     def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Score a test batch and keep what was predicted."""
@@ -165,11 +175,17 @@ class Learner(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Set the training counts aside."""
         self.train_tally, self.tally = self.tally, self.task.tally(self.num_classes)
-        self.activity.reset()
+        if self.validates:
+            self.activity.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Read the validation counts and take the training counts up again."""
-        self.scores = self._read(self.tally, "val")
+        if self.random is None:
+            self.scores = self._read(self.tally, "val")
+        else:  # training goes on as if nobody had looked at the test split
+            self.scores = {**self._read(self.val_tally, "val"), **self._read(self.tally, "test")}
+            restore(self.random)
+            self.random = None
         self.tally = self.train_tally
 
     def on_test_epoch_start(self) -> None:

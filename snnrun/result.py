@@ -79,6 +79,11 @@ def footer(outcome: dict[str, Any], folder: Path) -> list[str]:
             f"best        {scores(best)}   (epoch {best['epoch']}, chosen on validation data)"
         )
     lines.append(f"last        {scores(last)}   (epoch {last['epoch']})")
+    if best_test := outcome["selection"]["best_test"]:
+        lines.append(
+            f"best test   {scores(best_test)}   (epoch {best_test['epoch']}, chosen on test data:"
+            " only to compare with numbers that were published so)"
+        )
     seconds = outcome["seconds"]
     lines.append(
         f"time        {seconds['fit']:.1f} s training, {seconds['test']:.1f} s test,"
@@ -146,10 +151,12 @@ def completed(
         if data.validates
         else None
     )
+    tested = [row for row in history if "test/acc" in row]
+    best_test = max(tested, key=lambda row: row["test/acc"], default=None)
     selection = {
         "best_val": select(best, tests.get("best_val", {})) if best else None,
         "last": select(history[-1], tests.get("last", {})) if history else {},
-        "best_test": None,
+        "best_test": {"chosen_on": "test data", **select(best_test, {})} if best_test else None,
     }
     headline = selection["best_val"] or selection["last"]
     trained = sum(row["seconds"] for row in history)

@@ -38,6 +38,7 @@ from snnrun.logger import CSV
 from snnrun.metric import watch_spikes
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel.dispatch import choose
+from snnrun.rule import Rule
 
 log = logging.getLogger("snnrun")
 
@@ -62,11 +63,16 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     data: DataModule = instantiate(cfg.dataset)
     data.seed = cfg.seed
+    data.test_every_epoch = bool(cfg.get("test_every_epoch"))
     static = "static" in data.traits
     readout = instantiate(
         cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.readout.norm)
     )
     rule = instantiate(cfg.rule)
+    if data.test_every_epoch and type(rule).deploy is not Rule.deploy:
+        raise BadRequest(
+            "test_every_epoch=true scores the network that is being trained, but this rule tests another one (deploy)."
+        )
     net = instantiate(
         cfg.model,
         neuron=factory(cfg.neuron),
@@ -141,7 +147,7 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         log_every_n_steps=1,
-        **({} if data.validates else {"limit_val_batches": 0}),
+        **({} if data.validates or data.test_every_epoch else {"limit_val_batches": 0}),
     )
 
 

@@ -191,6 +191,10 @@ def test_an_epoch_in_one_line():
     assert epoch_line(more, 9) == (
         "epoch 9/9  train loss 0.1235 acc  97.50 %  val loss 1.0000 acc 100.00 %  rate 0.050  2.3 s"
     )
+    tested = {**row, "test/loss": 1.0, "test/acc": 90.0}
+    assert epoch_line(tested, 9) == (
+        "epoch 9/9  train loss 0.1235 acc  97.50 %  test loss 1.0000 acc  90.00 %  2.3 s"
+    )
 
 
 def test_silent_layers_are_named():

@@ -3,8 +3,18 @@
 import pytest
 import torch
 
-from snnrun.check import check, composed, dry_run, request, searchpath, sweep, without_hydra
+from snnrun.check import (
+    check,
+    check_papers,
+    composed,
+    dry_run,
+    request,
+    searchpath,
+    sweep,
+    without_hydra,
+)
 from snnrun.config import BadRequest, Choices
+from snnrun.report import table
 
 CHOICES = Choices()
 
@@ -72,8 +82,33 @@ def test_check_all_tells_of_every_experiment(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("ok      experiment=paper/good: ") for line in lines)
     assert "FAILED  experiment=paper/bad: loss=spike_count needs spiking_output," in "".join(lines)
-    total = 1 + len(Choices([str(tmp_path)]).options("experiment"))
+    choices = Choices([str(tmp_path)])
+    experiments = choices.options("experiment")
+    rows = [row for key in table.keys(choices) for row in table.load(choices, key).rows.values()]
+    total = 1 + len(experiments) + sum(row.experiment in experiments for row in rows)
     assert lines[-1] == f"{total - 1} of {total} requests are sound"
+
+
+def test_check_all_composes_every_row_of_every_paper(capsys, tmp_path, monkeypatch):
+    for name, text in (
+        ("experiment/mine/small", "# @package _global_\nmodel: {spec: 16}\n"),
+        (
+            "paper/table",
+            "rows:\n  good: {experiment: mine/small, overrides: [ema=0.5]}\n"
+            "  bad: {experiment: mine/small, overrides: [loss=spike_count]}\n"
+            "  later: {experiment: mine/large}\n",
+        ),
+        ("paper/wrong", "rows: {}\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr("snnrun.report.table.keys", lambda choices: ["table", "wrong"])
+    assert check_papers(Choices([str(tmp_path)]), []) == (3, 2)
+    good, bad, later, wrong = capsys.readouterr().out.splitlines()
+    assert good == "ok      paper table/good: experiment=mine/small ema=0.5"
+    assert bad.startswith("FAILED  paper table/bad: loss=spike_count needs spiking_output,")
+    assert later == "absent  paper table/later: there is no experiment mine/large"
+    assert wrong.startswith("FAILED  paper wrong: ") and wrong.endswith("it has no rows")
 
 
 def test_a_sweep_is_checked_before_it_starts():

@@ -25,7 +25,7 @@ OPTIONS = [
 ]
 OPTIONS = [(group, str(path.with_suffix(""))) for group, path in OPTIONS]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
-PARTS = [pair for pair in OPTIONS if pair[0] != "experiment"]
+PARTS = [pair for pair in OPTIONS if pair[0] not in ("experiment", "paper")]
 # what the runner passes to a part of a group, though other groups have it in their YAML
 PASSED = {"model": {"neuron", "norm"}, "readout": {"neuron", "norm"}}
 # settings of a data set that belong to the data, not to the class that reads it

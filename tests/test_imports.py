@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "source": (set(), set()),
     "config": ({"source"}, HYDRA),
     "fit": ({"config", "source"}, HYDRA),
-    "check": ({"config", "fit", "source", "run"}, {*HYDRA, "torch"}),
+    "check": ({"config", "fit", "source", "run", "report.table"}, {*HYDRA, "torch"}),
     "catalogue": ({"check", "config", "fit", "source"}, HYDRA),
     "scaffold": ({"check", "config"}, set()),
     "result": ({"dataset", "learner", "run"}, LIGHTNING),
@@ -50,6 +50,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "launch": ({"check", "config", "run", "result", "callback", "dataset", "learner"}, HYDRA),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
     "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml"}),
+    "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
 }

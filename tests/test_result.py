@@ -55,6 +55,20 @@ def test_footer_without_validation_data_and_without_spikes():
     assert result.footer(outcome, Path("run"))[0] == "last        test 80.00 %   (epoch 3)"
 
 
+def test_footer_says_of_the_best_test_epoch_that_it_was_chosen_on_test_data():
+    best_test = {"chosen_on": "test data", "epoch": 2, "train/acc": 90.0, "test/acc": 81.0}
+    selection = {
+        "best_val": None,
+        "last": {"epoch": 3, "test/acc": 80.0},
+        "best_test": best_test,
+    }
+    assert result.footer({**OUTCOME, "selection": selection}, Path("run"))[:2] == [
+        "last        test 80.00 %   (epoch 3)",
+        "best test   test 81.00 %  train 90.00 %   (epoch 2, chosen on test data:"
+        " only to compare with numbers that were published so)",
+    ]
+
+
 def test_header():
     run: Any = SimpleNamespace(
         parts={"model": "mlp", "neuron": "lif", "rule": "bptt", "callbacks": []},

@@ -260,6 +260,59 @@ def test_without_validation_data_the_last_epoch_counts(tmp_path):
     assert outcome["data"]["val"] == 0 and outcome["data"]["train"] == 1437
 
 
+# --- the published protocol: test data scored after every epoch
+
+
+@pytest.mark.parametrize("words", [(), ("ema=0.9",), ("encoder=poisson",)])
+def test_scoring_test_data_every_epoch_changes_nothing_else(tmp_path, words):
+    more = ("optimizer=sgd", "optimizer.lr=2", "seed=2", *words)
+    plain = trained(tmp_path / "plain", *more)
+    outcome = trained(tmp_path / "tested", *more, "test_every_epoch=true")
+    assert (
+        checkpoint(tmp_path / "plain", "best")["epoch"]
+        == (checkpoint(tmp_path / "tested", "best")["epoch"])
+    )
+    for name in ("best", "last"):
+        one, two = (checkpoint(tmp_path / run, name) for run in ("plain", "tested"))
+        for key, value in one["state_dict"].items():
+            assert torch.equal(value, two["state_dict"][key]), (name, key)
+    table = rows(tmp_path / "tested")
+    for before, row in zip(rows(tmp_path / "plain"), table, strict=True):
+        assert set(row) - set(before) == {"test/loss", "test/acc"}
+        assert {k: row[k] for k in before if k != "seconds"} == (
+            {k: v for k, v in before.items() if k != "seconds"}
+        )
+    assert outcome["metrics"] == plain["metrics"] and outcome["spikes"] == plain["spikes"]
+    for name in ("best_val", "last"):
+        assert outcome["selection"][name] == plain["selection"][name]
+    accuracies = [row["test/acc"] for row in table]
+    wanted = accuracies.index(max(accuracies))
+    best = outcome["selection"]["best_test"]
+    assert (best["epoch"], best["chosen_on"]) == (wanted + 1, "test data")
+    columns = {k for k in table[0] if "/" in k and not k.startswith("spikes/")}
+    assert {k: v for k, v in best.items() if "/" in k} == {k: table[wanted][k] for k in columns}
+    if "encoder=poisson" not in words:  # which draws other spikes in the test at the end
+        assert accuracies[-1] == outcome["selection"]["last"]["test/acc"]
+
+
+def test_scoring_test_data_every_epoch_without_validation_data(tmp_path):
+    more = ("dataset.val_size=0", "trainer.max_epochs=2")
+    plain = trained(tmp_path / "plain", *more)
+    outcome = trained(tmp_path / "tested", *more, "test_every_epoch=true")
+    assert outcome["selection"]["best_val"] is None
+    assert outcome["metrics"] == plain["metrics"] and outcome["spikes"] == plain["spikes"]
+    assert not (tmp_path / "tested" / "checkpoints" / "best.ckpt").exists()
+    first, last = rows(tmp_path / "tested")
+    assert last["test/acc"] == outcome["selection"]["last"]["test/acc"]
+    assert outcome["selection"]["best_test"]["test/acc"] == max(first["test/acc"], last["test/acc"])
+
+
+def test_a_network_that_is_not_the_tested_one_is_not_scored_every_epoch(monkeypatch):
+    monkeypatch.setattr(BPTT, "deploy", lambda self, net, calibration: net)
+    with pytest.raises(BadRequest, match="this rule tests another one"):
+        build(run_in(Path(), "test_every_epoch=true").cfg)
+
+
 # --- settings
 
 
@@ -328,6 +381,8 @@ def stop_after(monkeypatch, batches: int) -> None:
         (13, ("dataset.val_size=0",)),  # the last of an epoch
         (20, ("encoder=poisson", "model.dropout=0.2")),
         (20, ("ema=0.9",)),
+        (20, ("encoder=poisson", "test_every_epoch=true")),
+        (29, ("dataset.val_size=0", "test_every_epoch=true")),  # the last but one
         (16, ("scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=2")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),

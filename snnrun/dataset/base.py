@@ -202,6 +202,7 @@ class DataModule(LightningDataModule):
     num_classes: int
     seed = 0  # of the order of samples; the runner sets the run's seed
     drop_last = False  # leave out a last training batch that is not full
+    test_every_epoch = False  # the runner sets it: the test split stands behind the validation data
 
     def __init__(
         self,
@@ -364,9 +365,11 @@ class DataModule(LightningDataModule):
         """Shuffled training batches."""
         return self.loader("train")
 
-    def val_dataloader(self) -> DataLoader | list:
-        """Validation batches; none if everything is trained on."""
-        return self.loader("val") if len(self.indices["val"]) else []
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Validation batches, none if everything is trained on; test batches behind them with `test_every_epoch`."""
+        loaders = [self.loader("val")] if len(self.indices["val"]) else []
+        loaders += [self.loader("test")] if self.test_every_epoch else []
+        return loaders[0] if len(loaders) == 1 else loaders
 
     def test_dataloader(self) -> DataLoader:
         """Test batches."""

@@ -1,1 +1,1 @@
-"""What is made of finished runs: reads files on disk, imports neither torch nor Hydra."""
+"""What is made of finished runs: reads files on disk, imports no torch."""

@@ -14,6 +14,8 @@ QUICK = (
     ("list", "neuron"),
     ("list", "neuron", "--fits", "encoder=latency"),
     ("show", "neuron=lif"),
+    ("paper", "list"),
+    ("paper", "list", "tssl"),
     ("show", "experiment=demo/mnist_convnet"),
 )
 WITNESS = """\

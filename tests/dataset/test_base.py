@@ -116,6 +116,16 @@ def test_validation_size_as_a_count_and_none():
     assert len(data.indices["train"]) == 40 and data.val_dataloader() == []
 
 
+@pytest.mark.parametrize(("val_size", "splits"), [(0, ["test"]), (0.25, ["val", "test"])])
+def test_the_test_split_stands_behind_the_validation_data_where_asked_for(val_size, splits):
+    data = made(val_size=val_size)
+    data.test_every_epoch = True
+    loaders = data.val_dataloader()
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    seen = [[i for _, _, index in loader for i in index.tolist()] for loader in loaders]
+    assert seen == [data.indices[name].tolist() for name in splits]
+
+
 def test_split_hash_is_of_the_indices():
     data = made()
     digest = hashlib.sha256()

@@ -108,7 +108,10 @@ class _Call:
         self.kept.append(rows.tensor)
         size = rows.tensor.element_size()
         self.words[name] = rows.tensor.data_ptr()
-        self.words[f"{name}.time"], self.words[f"{name}.outer"] = rows.time * size, rows.outer * size
+        self.words[f"{name}.time"], self.words[f"{name}.outer"] = (
+            rows.time * size,
+            rows.outer * size,
+        )
 
     def step(self, name: str, step: Tensor) -> None:
         dense = self.place.dense(step.to(self.wide))

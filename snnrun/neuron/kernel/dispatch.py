@@ -160,5 +160,3 @@ def _look_up(
 
 # what torch.compiler.assume_constant_result does, which takes seconds to import what compiles
 _look_up._dynamo_marked_constant = True
-
-

@@ -17,6 +17,7 @@ BYTES = 64  # of a vector: two registers of AVX2, one of AVX-512, four of NEON
 STORED = {"float32": "float", "float64": "double", "bfloat16": "i16", "float16": "half"}
 COMPUTED = {"float32": "float", "float64": "double", "bfloat16": "float", "float16": "float"}
 
+
 @dataclass(frozen=True)
 class Signature:
     """What a program is printed for besides its graph.
@@ -148,9 +149,7 @@ class _Program:
         self.pitch = text.let(f"mul i64 {self.word['block']}, {self.size}")  # of the scratch buffer
         for i in range(self.states):
             self._start(i)
-        constant = [
-            self._dense(f"constant.{i}") if row else "" for i, row in enumerate(self.rows)
-        ]
+        constant = [self._dense(f"constant.{i}") if row else "" for i, row in enumerate(self.rows)]
         steps = self.word["steps"]
         if not self.backward:
             text.loop("0", steps, "1", lambda t: self._forward(t, constant))
@@ -214,17 +213,13 @@ class _Program:
         t = self.text.let(f"sub i64 {last}, {done}")
         x, grad_out, grad_x = (self._row(name, t) for name in ("x", "grad.out", "grad.x"))
         first = self.text.let(f"mul i64 {t}, {self.states}")
-        rows = [
-            self._scratch(self.text.let(f"add i64 {first}, {i}")) for i in range(self.states)
-        ]
+        rows = [self._scratch(self.text.let(f"add i64 {first}, {i}")) for i in range(self.states)]
         names = self.outputs[self.states :]
 
         def body(n: Numbers, i: str) -> None:
             given = {"x": self._read(n, x, i), "grad.out": self._read(n, grad_out, i)}
             given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
-            given |= {
-                f"grad.state.{j}": self._get(n, gradients[j], i) for j in range(self.states)
-            }
+            given |= {f"grad.state.{j}": self._get(n, gradients[j], i) for j in range(self.states)}
             found = self._evaluate(n, names, given, constant, i)
             self._write(n, grad_x, i, found["grad.x"])
             for j in range(self.states):

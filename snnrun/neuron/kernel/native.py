@@ -26,7 +26,9 @@ def _machine() -> tuple[Any, Any, str]:
     machine = target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=2, codemodel="jitdefault", jit=True
     )
-    name = f"{llvmlite.__version__} {llvm.get_default_triple()} {llvm.get_host_cpu_name()} {features}"
+    name = (
+        f"{llvmlite.__version__} {llvm.get_default_triple()} {llvm.get_host_cpu_name()} {features}"
+    )
     return llvm, machine, name
 
 

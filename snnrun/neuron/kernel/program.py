@@ -88,7 +88,9 @@ def _find(
     if file and (content := read(file)):
         return _program(name or "", Graph.load(content.decode()))
     leaves = {
-        n: p for n, p in (*neuron.named_parameters(), *neuron.named_buffers()) if p.is_floating_point()
+        n: p
+        for n, p in (*neuron.named_parameters(), *neuron.named_buffers())
+        if p.is_floating_point()
     }
     try:
         graph = trace(neuron, leaves, dtype, backward_step)
@@ -187,7 +189,9 @@ def _words(values: Iterable[Any]) -> Iterator[str]:
 @cache
 def _sources(owners: frozenset[type | types.FunctionType]) -> str:
     """The source of all modules that classes and functions may call into, their numbers included."""
-    waiting = {base.__module__ for o in owners for base in (o.__mro__ if isinstance(o, type) else (o,))}
+    waiting = {
+        base.__module__ for o in owners for base in (o.__mro__ if isinstance(o, type) else (o,))
+    }
     seen: set[str] = set()
     words = []
     while waiting:

@@ -158,16 +158,16 @@ def compare(
             found = [own[0], *own[1]]
     expected["grad.x"] = found[0]
     expected |= {f"grad.state.{i}": g for i, g in enumerate(found[1 : 1 + count])}
-    expected |= {
-        f"grad.leaf.{n}": g for n, g in zip(wanted, found[1 + count :], strict=True)
-    }
+    expected |= {f"grad.leaf.{n}": g for n, g in zip(wanted, found[1 + count :], strict=True)}
     given = {"x": x, "grad.out": grads[0]}
     given |= {f"state.{i}": s for i, s in enumerate(state)}
     given |= {f"grad.state.{i}": g for i, g in enumerate(grads[1:])}
     given = {name: tensor.detach() for name, tensor in given.items()}
     given |= {f"leaf.{n}": spread(p.detach(), dims) for n, p in local.items()}
     values = graph.evaluate(graph.outputs.values(), given)
-    for (name, expectation), value in zip(expected.items(), map(torch.Tensor.detach, values), strict=True):
+    for (name, expectation), value in zip(
+        expected.items(), map(torch.Tensor.detach, values), strict=True
+    ):
         value = value.to(expectation.dtype).expand(shape)
         if name.startswith("grad.leaf."):
             value = gather(value, expectation.shape)
@@ -205,7 +205,9 @@ class _Method(nn.Module):
         return getattr(self.neuron, self.method)(*args)
 
 
-def _call(neuron: nn.Module, method: str | Callable[..., Any], leaves: dict[str, Tensor], *args: Any) -> Any:
+def _call(
+    neuron: nn.Module, method: str | Callable[..., Any], leaves: dict[str, Tensor], *args: Any
+) -> Any:
     given = {f"neuron.{name}": leaf for name, leaf in leaves.items()}
     return torch.func.functional_call(_Method(neuron, method), given, args)
 
@@ -366,7 +368,9 @@ def _pow(r: _Recorder, result: Tensor, x: Any, y: Any) -> int:
     return add("pow", x, y)
 
 
-def _clamp(r: _Recorder, result: Tensor, x: Any, low: Any = None, high: Any = None, **kw: Any) -> int:
+def _clamp(
+    r: _Recorder, result: Tensor, x: Any, low: Any = None, high: Any = None, **kw: Any
+) -> int:
     low, high = kw.get("min", low), kw.get("max", high)
     place = r.as_float(r.place(x))
     if low is not None:
@@ -425,7 +429,17 @@ def _lerp(r: _Recorder, result: Tensor, start: Any, end: Any, weight: Any) -> in
 
 
 # views: one number stays one number; sums: autograd undoes a broadcast that way (compare() finds all others)
-_QUIET = ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "expand", "alias", "detach", "clone")
+_QUIET = (
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "alias",
+    "detach",
+    "clone",
+)
 _ATEN: dict[str, Lower] = {
     **dict.fromkeys((*_QUIET, "contiguous", "sum"), _same),
     **dict.fromkeys(("_to_copy", "to"), _cast),
@@ -467,9 +481,7 @@ _ATEN: dict[str, Lower] = {
     "bitwise_xor": _logic("xor", 2),
     "bitwise_not": _logic("not", 1),
     "isnan": lambda r, result, x: r.number("ne", x, x),
-    "isinf": lambda r, result, x: r.graph.add(
-        "eq", r.number("abs", x), r.graph.const(math.inf)
-    ),
+    "isinf": lambda r, result, x: r.graph.add("eq", r.number("abs", x), r.graph.const(math.inf)),
     "threshold_backward": _threshold_backward,
     "sigmoid_backward": _sigmoid_backward,
     "tanh_backward": _tanh_backward,

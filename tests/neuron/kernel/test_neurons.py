@@ -55,7 +55,10 @@ def name(setting: Setting) -> str:
 
 @functools.cache
 def composed(option: str, surrogate: str) -> DictConfig:
-    parts = {"surrogate": CHOICES.load("surrogate", surrogate), "neuron": CHOICES.load("neuron", option)}
+    parts = {
+        "surrogate": CHOICES.load("surrogate", surrogate),
+        "neuron": CHOICES.load("neuron", option),
+    }
     return OmegaConf.create(parts)
 
 
@@ -71,7 +74,10 @@ def build(setting: Setting) -> Neuron:
 
 def currents(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Numbers in steps of 1/4, so that potentials meet the threshold exactly, and others."""
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.6
+    x = (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        + 0.6
+    )
     return torch.where(x.frac().abs() < 0.5, (x * 4).round() / 4, x).to(dtype)
 
 
@@ -86,10 +92,19 @@ def run(neuron: Neuron, x: Tensor, state: State, kernel: Any) -> list[Tensor]:
     inputs = [t.detach().clone().requires_grad_() for t in (x, *state)]
     out, final = kernel(neuron, inputs[0], tuple(inputs[1:]))
     weights = [currents(*o.shape, dtype=o.dtype, seed=5 + i) for i, o in enumerate((out, *final))]
-    loss = sum((o * w).sum() for o, w in zip((out, *final), weights, strict=True) if o.requires_grad)
+    loss = sum(
+        (o * w).sum() for o, w in zip((out, *final), weights, strict=True) if o.requires_grad
+    )
     parameters = [*neuron.parameters()]
     grads = torch.autograd.grad(loss, [*inputs, *parameters], allow_unused=True)
-    return [out, *final, *(torch.zeros_like(i) if g is None else g for g, i in zip(grads, [*inputs, *parameters], strict=True))]
+    return [
+        out,
+        *final,
+        *(
+            torch.zeros_like(i) if g is None else g
+            for g, i in zip(grads, [*inputs, *parameters], strict=True)
+        ),
+    ]
 
 
 def check(neuron: Neuron, x: Tensor, state: State) -> None:
@@ -97,7 +112,11 @@ def check(neuron: Neuron, x: Tensor, state: State) -> None:
     graph = printed(neuron, x).graph
     given, expected = (run(neuron, x, state, kernel) for kernel in (Fused(), scan))
     forward = graph.needed(graph.outputs[o] for o in forward_outputs(graph))
-    exact = not any(graph.nodes[place].op in ROUGH and graph.nodes[place].args for place in forward if graph.inputs([place]) - {f"leaf.{n}" for n in dict(neuron.named_parameters())})
+    exact = not any(
+        graph.nodes[place].op in ROUGH and graph.nodes[place].args
+        for place in forward
+        if graph.inputs([place]) - {f"leaf.{n}" for n in dict(neuron.named_parameters())}
+    )
     for i, (one, other) in enumerate(zip(given, expected, strict=True)):
         assert one.shape == other.shape and one.dtype == other.dtype
         if i <= len(state) and exact:
@@ -105,7 +124,9 @@ def check(neuron: Neuron, x: Tensor, state: State) -> None:
         else:
             precise = 1e-12 if x.dtype == torch.float64 else 2e-5
             largest = other.nan_to_num(0, 0, 0).abs().max().item() if other.numel() else 0.0
-            torch.testing.assert_close(one, other, rtol=0, atol=precise * max(largest, 1e-30), equal_nan=True)
+            torch.testing.assert_close(
+                one, other, rtol=0, atol=precise * max(largest, 1e-30), equal_nan=True
+            )
 
 
 def begin(neuron: Neuron, x: Tensor) -> State:
@@ -120,7 +141,9 @@ each_neuron = pytest.mark.parametrize("option", CHOICES.options("neuron"))
 def test_kernel_equals_scan_in_float64(setting):
     neuron = build(setting).double()
     x = currents(5, 4, CHANNELS, 7, dtype=torch.float64)
-    state = tuple(s + currents(*s.shape, dtype=s.dtype, seed=i) for i, s in enumerate(begin(neuron, x)))
+    state = tuple(
+        s + currents(*s.shape, dtype=s.dtype, seed=i) for i, s in enumerate(begin(neuron, x))
+    )
     check(neuron, x, state)
 
 
@@ -133,7 +156,15 @@ def default(option: str, **change: Any) -> Setting:
 @each_neuron
 @pytest.mark.parametrize(
     "shape",
-    [(1, 2, CHANNELS), (3, 1, CHANNELS), (4, 0, CHANNELS), (2, 5, CHANNELS, 1, 1), (33, 50, CHANNELS), (3, 11, CHANNELS, 13, 17), (200, 3, CHANNELS)],
+    [
+        (1, 2, CHANNELS),
+        (3, 1, CHANNELS),
+        (4, 0, CHANNELS),
+        (2, 5, CHANNELS, 1, 1),
+        (33, 50, CHANNELS),
+        (3, 11, CHANNELS, 13, 17),
+        (200, 3, CHANNELS),
+    ],
     ids=str,
 )
 def test_sizes(option, shape):
@@ -164,7 +195,14 @@ def test_half_precision(option, dtype):
 @each_neuron
 @pytest.mark.parametrize(
     "layout",
-    ["channels_last", "batch first", "broadcast over time", "every second", "broadcast over batch", "sliced"],
+    [
+        "channels_last",
+        "batch first",
+        "broadcast over time",
+        "every second",
+        "broadcast over batch",
+        "sliced",
+    ],
 )
 def test_memory_layouts(option, layout):
     neuron = build(default(option)).double()
@@ -182,7 +220,9 @@ def test_memory_layouts(option, layout):
         leaf = x.detach().requires_grad_()
         out, _ = kernel(neuron, leaf, begin(neuron, leaf))
         weights = currents(*out.shape, dtype=torch.float64, seed=3)
-        grads.append((out, *torch.autograd.grad((out * weights).sum(), (leaf, *neuron.parameters()))))
+        grads.append(
+            (out, *torch.autograd.grad((out * weights).sum(), (leaf, *neuron.parameters())))
+        )
     assert torch.equal(grads[0][0], grads[1][0])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
@@ -209,7 +249,9 @@ def test_fresh_sequence_equals_one_from_its_start(option):
     with carry(neuron):
         parts = torch.cat([neuron(chunk) for chunk in x.split([1, 3, 2])])
     assert torch.equal(parts, out)
-    whole, chunks = (torch.autograd.grad((o * x.detach()).sum(), (x, *neuron.parameters())) for o in (out, parts))
+    whole, chunks = (
+        torch.autograd.grad((o * x.detach()).sum(), (x, *neuron.parameters())) for o in (out, parts)
+    )
     for one, other in zip(whole, chunks, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
@@ -231,7 +273,9 @@ def test_several_threads_share_the_work(option):
 
 
 @each_neuron
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))], ids=["deepcopy", "pickle"]
+)
 def test_copies_of_a_used_neuron(option, copied):
     neuron = build(default(option))
     neuron.kernel = Fused()
