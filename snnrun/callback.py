@@ -134,6 +134,12 @@ class StopSafely(Callback):
         self.previous = {}
 
 
+SILENT_OUTPUT = (
+    "warning: the output does not fire, and a loss of its spikes has a minimum there, in which it may stay."
+    " Try a lower neuron.threshold, larger initial weights, or readout=mean with loss=cross_entropy."
+)
+
+
 class Report(Callback):
     """One line an epoch, and a warning for layers that stay silent.
 
@@ -149,6 +155,17 @@ class Report(Callback):
         """Epochs from before a resume were told then."""
         assert isinstance(pl_module, Learner)
         self.told = int(pl_module.resumed_epochs)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """How often the output fires before it is trained, where it does."""
+        assert isinstance(pl_module, Learner)
+        if batch_idx == 0 and self.told == 0 and pl_module.output_rate is not None:
+            rate, pl_module.output_rate = pl_module.output_rate, None
+            self._print(trainer, f"output fires {rate:.3f} times a neuron and step before training")
+            if rate == 0:
+                self._print(trainer, SILENT_OUTPUT)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell of the epoch before this one, whose row is complete now."""
@@ -169,6 +186,8 @@ class Report(Callback):
             ]
             if silent and self.told == 0:
                 self._print(trainer, silent_warning(silent))
+                if learner.activity.output in silent:
+                    self._print(trainer, SILENT_OUTPUT)
             self.told += 1
 
     def _print(self, trainer: Trainer, line: str) -> None:

@@ -68,6 +68,7 @@ class Learner(LightningModule):
         )  # the loss is a sum over the batch, not a mean
         self.make_optimizer, self.make_scheduler, self.interval = optimizer, scheduler, interval
         self.activity = Activity(net)
+        self.output_rate: float | None = None  # spikes of a firing head in the first batch of all
         self.watching = False  # count spikes and operations in forward
         self.tally = task.tally(num_classes)
         self.random: dict[str, Any] | None = None  # states from before the test split of an epoch
@@ -110,11 +111,17 @@ class Learner(LightningModule):
         x, y, _ = batch
         self.samples += len(y)
         x = self.prepare(x, train=True)
-        if not self.validates and batch_idx + 1 == self.trainer.num_training_batches:
+        last = not self.validates and batch_idx + 1 == self.trainer.num_training_batches
+        first = self.global_step == batch_idx == 0 and self.activity.output is not None
+        if first or last:
             self.activity.reset()
             self.watching = True
         loss = self.rule.loss(self, x, y)
         self.watching = False
+        if first:
+            self.output_rate = self.activity.rates().get(str(self.activity.output))
+            if not last:
+                self.activity.reset()
         if not torch.isfinite(loss):
             raise NotFinite(self._trace_not_finite(loss, x))
         if self.sums:  # processes and accumulated batches average their gradients

@@ -60,6 +60,9 @@ class Activity:
 
     def __init__(self, net: nn.Module):
         self.names = {layer: name for name, layer in layers(net)}
+        last = next(reversed(self.names), None)
+        # the name of the last layer, if it fires
+        self.output = self.names[last] if last is not None and fires(last.neuron) else None
         self.reset()
 
     def reset(self) -> None:

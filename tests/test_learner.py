@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import DictConfig
 from torch import nn
 
+from snnrun.callback import SILENT_OUTPUT, Report
 from snnrun.check import composed, without_hydra
 from snnrun.config import Choices
 from snnrun.dataset import DataModule
@@ -89,6 +90,47 @@ def test_training_scores_are_the_mean_over_the_epochs_samples(monkeypatch):
     assert row["samples"] == n == 1293
     assert row["train/loss"] == pytest.approx(sum(loss * k for loss, _, k in seen) / n, rel=1e-6)
     assert row["train/acc"] == pytest.approx(100 * sum(right for _, right, _ in seen) / n)
+
+
+TRACES = ("rule=tssl", "readout=trace_sum", "loss=kernel", "dataset.steps=5")
+
+
+def test_the_loss_of_a_sum_is_told_a_sample_and_summed_over_accumulated_batches(monkeypatch):
+    """Two batches of 50 that are accumulated give the gradient of one of 100."""
+    gradients, told = [], []
+    step = Learner.optimizer_step
+
+    def watched(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        gradients.append([p.grad.clone() for p in self.net.parameters() if p.grad is not None])
+
+    monkeypatch.setattr(Learner, "optimizer_step", watched)
+    for size, count in ((100, 1), (50, 2)):
+        data, learner = made(*TRACES, "norm=none", f"dataset.batch_size={size}")
+        options = {"accumulate_grad_batches": count, "limit_train_batches": count, "max_epochs": 1}
+        fit(learner, data, **options)
+        told.append(learner.history[0]["train/loss"])
+    assert told[0] == pytest.approx(told[1], rel=1e-5)
+    assert len(gradients) == 2
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert one.any()
+
+
+@pytest.mark.parametrize(("threshold", "silent"), [(0.1, False), (1e9, True)])
+def test_the_outputs_rate_is_told_before_training(threshold, silent):
+    data, learner = made(*TRACES, f"neuron.threshold={threshold}")
+    lines: list[str] = []
+    report = Report(1)
+    report._print = lambda trainer, line: lines.append(line)
+    fit(learner, data, max_epochs=1, callbacks=[report])
+    assert lines[0].startswith("output fires 0.")
+    assert ("output fires 0.000" in lines[0]) == silent
+    assert lines.count(SILENT_OUTPUT) == (2 if silent else 0)  # before training, after an epoch
+    data, learner = made()
+    lines.clear()
+    fit(learner, data, max_epochs=1, callbacks=[report])
+    assert not [line for line in lines if line.startswith("output")], "a plain head does not fire"
 
 
 def test_recordings_are_turned_time_first():

@@ -15,6 +15,7 @@ import torch
 
 from snnrun.dataset import CIFAR10DVS, NMNIST, SHD, SSC, CorruptData, DVSGesture, MissingData
 from snnrun.dataset.binning import bin_events
+from snnrun.dataset.events import stand_still
 
 REAL = os.environ.get("SNNRUN_DATA", "")
 ALL = [NMNIST, DVSGesture, CIFAR10DVS, SHD, SSC]
@@ -186,6 +187,38 @@ def test_the_second_setup_reads_no_recording(tmp_path, data, monkeypatch):
         for a, b in zip(one.samples[split][every], two.samples[split][every], strict=True):
             assert torch.equal(a, b)
     assert one.split_sha256() == two.split_sha256()
+
+
+def test_nmnist_stands_still_when_asked(tmp_path):
+    """A point that moves with the camera: 3.5 across and 7 down, 3.5 across and 7 up, 7 back, in 105 ms each."""
+    make(NMNIST, tmp_path)
+    t = np.arange(0, 315_001, 2_500)
+    third = t / 105_000
+    across = np.where(third <= 2, 3.5 * third, 7 - 7 * (third - 2))
+    down = np.where(third <= 1, 7 * third, np.maximum(0, 14 - 7 * third))
+    point = {"x": np.round(12 + across), "y": np.round(9 + down), "p": t % 2, "t": t}
+    events = {name: np.asarray(column, np.int64) for name, column in point.items()}
+    write_nmnist(tmp_path / "NMNIST/Test/0/00009.bin", events)
+    still = NMNIST(str(tmp_path), stabilize=True, **OPTIONS)
+    still.setup()
+    frames = still.samples["test"][[0]][0][0].sum((0, 1))
+    seen = np.argwhere(frames.numpy() > 0)
+    assert np.abs(seen - [9, 12]).max() <= 1 and frames[9, 12] > 0.6 * len(t)
+    moving = NMNIST(str(tmp_path), **OPTIONS)
+    moving.setup()
+    assert (moving.samples["test"][[0]][0][0].sum((0, 1)) > 0).sum() > len(seen)
+    assert still.cache_path("test") != moving.cache_path("test")
+
+
+def test_events_of_nmnist_that_leave_the_frame_are_left_out():
+    events = {name: np.array(v) for name, v in {"x": [2, 33], "y": [3, 20], "p": [0, 1]}.items()}
+    kept = stand_still({**events, "t": np.array([105_000, 105_000])})
+    assert {name: column.tolist() for name, column in kept.items()} == {
+        "x": [30],
+        "y": [13],
+        "p": [1],
+        "t": [105_000],
+    }
 
 
 def test_a_changed_recording_is_read_again(tmp_path):

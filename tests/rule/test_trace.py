@@ -119,3 +119,28 @@ def test_bad_settings(options, message):
 
 def test_layers_are_found():
     assert len(list(layers(convnet()))) == 4 and isinstance(next(layers(convnet()))[1], Layer)
+
+
+TRACES = ("loss=kernel", "readout=trace_sum")
+REFUSED = {
+    ("rule=tssl", *TRACES, "dataset.steps=7"): (
+        "loss=kernel needs T to be 5 or a multiple of 10, the lengths of its desired spike train; got 7."
+        " Set dataset.steps=5 or dataset.steps=10, or choose another loss."
+    ),
+    ("rule=reset_bptt", "model=convnet", "model.spec=4C3p0-P4", "rule.pooling=sum"): (
+        "body.1: sum pooling over 4x4 would leave out pixels of 6x6."
+        " Pad the convolution before it, resize the input, or set rule.pooling=keep."
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_requests_are_refused_before_data_are_read(words):
+    """Digits of 8x8."""
+    from snnrun.check import composed, dry_run, without_hydra  # needs lightning
+    from snnrun.config import BadRequest, Choices
+
+    cfg = without_hydra(composed(Choices(), list(words)))
+    with pytest.raises(BadRequest) as error:
+        dry_run(cfg)
+    assert str(error.value) == REFUSED[words]
