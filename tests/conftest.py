@@ -1,10 +1,12 @@
 """What all tests share: one thread each, the command line as a subprocess, and where golden arrays are."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores: threads of parallel 
 os.environ.setdefault("WANDB_SILENT", "true")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+# has imported what every run needs, and forks a process for each command line that it reads
+WARM = """\
+import json, os, signal, sys
+import sklearn.datasets, rich.progress, snnrun.run, snnrun.launch
+from snnrun.cli import main
+
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        signal.alarm(order["timeout"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        os.chdir(order["cwd"])
+        for number, path in enumerate(("/dev/null", order["out"], order["err"])):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOCTTY
+            os.dup2(os.open(path, flags), number)
+        try:
+            main(order["words"])
+        except SystemExit as stop:
+            code = stop.code
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,3 +67,40 @@ def snnrun(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """Runs `snnrun WORDS...` in a process of its own in the folder `cwd`, without the seconds that imports take.
+
+    With `out`, a path, what is printed goes there, a terminal for example.
+    """
+    server = subprocess.Popen(
+        [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin and server.stdout
+    scratch = tmp_path_factory.mktemp("warm")
+
+    def run(
+        *words: str, cwd: Path, out: str | None = None, timeout: int = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        assert server.stdin and server.stdout
+        files = [scratch / "out", scratch / "err"]
+        for file in files:
+            file.unlink(missing_ok=True)
+        order: dict[str, Any] = {
+            "words": words,
+            "cwd": str(cwd),
+            "out": out or str(files[0]),
+            "err": out or str(files[1]),
+            "timeout": timeout,
+            "environment": {**os.environ, "COLUMNS": "100", **environment},
+        }
+        print(json.dumps(order), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        texts = [file.read_text() if file.exists() else "" for file in files]
+        return subprocess.CompletedProcess(words, code, *texts)
+
+    yield run
+    server.stdin.close()
+    assert server.wait(60) == 0
