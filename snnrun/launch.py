@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def train(words: list[str]) -> int:
     overrides: list[str] = args.overrides
     choices = Choices([args.config_dir] if args.config_dir else [], searchpath(overrides))
     flags = [word for word in words if word not in overrides]
+    if args.shell_completion and not args.config_dir:
+        flags += typed_folder(os.environ.get("COMP_LINE", ""))
     looking = args.cfg or args.info or args.shell_completion or args.hydra_help
     if args.multirun:
         sweep(choices, overrides)
@@ -54,6 +57,14 @@ def train(words: list[str]) -> int:
     sys.argv = ["snnrun", *flags, *overrides]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     return max(codes, default=0)
+
+
+def typed_folder(line: str) -> list[str]:
+    """The `--config-dir` in a line that is being typed; the shell asks for its completion without it."""
+    typed = line.replace("--config-dir=", "--config-dir ").split()
+    pairs = zip(typed, typed[1:], strict=False)
+    folders = [folder for flag, folder in pairs if flag in ("--config-dir", "-cd")]
+    return ["--config-dir", folders[0]] if folders and Path(folders[0]).is_dir() else []
 
 
 def refuse(message: str) -> None:
