@@ -168,19 +168,26 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     except (OSError, ValueError, AttributeError, OmegaConfBaseException) as error:
         raise BadRequest(f"{folder / '.hydra'} cannot be read: {error}") from error
     assert isinstance(cfg, DictConfig) and isinstance(words_then, list)
-    refused = foreign(cfg, choices.targets())
+    allowed = choices.targets()
+    distrust(folder, cfg, allowed)
+    apply(cfg, changes)
+    parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
+    set_hydra(choices, folder, parts)
+    distrust(folder, cfg, allowed)  # now that ${hydra:...} can be resolved, and with the changes
+    complain(choices, cfg, parts)
+    from snnrun.run import Run
+
+    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
+
+
+def distrust(folder: Path, cfg: DictConfig, allowed: frozenset[str]) -> None:
+    """Raise `BadRequest` if the configuration of a run names what is not allowed."""
+    refused = foreign(cfg, allowed)
     if refused:
         raise BadRequest(
             f"{folder} wants to build {', '.join(refused)}, which is neither snnrun's own nor on your search path."
             " If you trust it, add the folder whose YAML names it: --config-dir DIR."
         )
-    apply(cfg, changes)
-    parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
-    set_hydra(choices, folder, parts)
-    complain(choices, cfg, parts)
-    from snnrun.run import Run
-
-    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
 
 
 def apply(cfg: DictConfig, changes: list[str]) -> None:
