@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from snnrun.check import complain, composed, request, searchpath, sweep
 from snnrun.config import CONF, BadRequest, Choices, cannot_write, claim, foreign, parse
@@ -165,9 +166,10 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
         cfg = OmegaConf.load(path)
         words_then = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         known = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    except (OSError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        if not (isinstance(cfg, DictConfig) and cfg and isinstance(words_then, list)):
+            raise ValueError(f"{path.name} holds no configuration")
+    except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
         raise BadRequest(f"{folder / '.hydra'} cannot be read: {error}") from error
-    assert isinstance(cfg, DictConfig) and isinstance(words_then, list)
     allowed = choices.targets()
     distrust(folder, cfg, allowed)
     apply(cfg, changes)
