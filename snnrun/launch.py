@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,18 +78,32 @@ def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
     """The directory of a new run, created. One that the user named is taken as it is unless it holds a run."""
     folder = Path(cfg.hydra.run.dir)
     if not any(o.startswith("hydra.run.dir=") for o in overrides):
-        return claim(folder).resolve()
+        folder = claim(folder)
+        make_room(folder)
+        return folder.resolve()
     if (folder / ".hydra").exists():
         raise BadRequest(
             f"{folder} holds a run already. Go on with it: snnrun resume {folder}. Or choose another hydra.run.dir."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
+    make_room(folder)
     return folder.resolve()
+
+
+def make_room(folder: Path) -> None:
+    """Raise `BadRequest` if a folder does not take the little that a run begins with; an empty folder then goes."""
+    probe = folder / ".writable"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+            folder.rmdir()
+        raise BadRequest(cannot_write(folder, error)) from error
 
 
 def quoted(folder: Path) -> str:
