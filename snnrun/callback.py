@@ -60,9 +60,27 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
         "auto_insert_metric_name": False,
     }
     best = (
-        [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+        [Checkpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
     )
-    return [*best, ModelCheckpoint(filename="last", monitor=None, **common)]
+    return [*best, Checkpoint(filename="last", monitor=None, **common)]
+
+
+class Checkpoint(ModelCheckpoint):
+    """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up scores and files, the latter in the folder that they are in now."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {
+            "dirpath": self.dirpath,
+            "best_k_models": {here(p): score for p, score in state_dict["best_k_models"].items()},
+            **{name: here(state_dict[name]) for name in names},
+        }
+        super().load_state_dict({**state_dict, **moved})
 
 
 class MovingAverage:
