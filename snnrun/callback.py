@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from snnrun.learner import Learner
@@ -190,12 +190,35 @@ class Report(Callback):
             self.told += 1
 
     def _print(self, trainer: Trainer, line: str) -> None:
-        if trainer.is_global_zero:
-            log.info(
-                line
-            ) if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print(
-                line
-            )
+        bar = trainer.progress_bar_callback
+        if not trainer.is_global_zero:
+            return
+        if bar is None:
+            log.info(line)
+            return
+        bar.print(line)
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, line, (), None)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+
+
+class Bar(RichProgressBar):
+    """A progress bar that counts epochs as the lines above it do, keeps these whole, and goes when it is done."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print a line above the bar; where it is too long, the terminal breaks it."""
+        if self.progress is not None:
+            self.progress.console.print(*args, soft_wrap=True, markup=False, highlight=False)
+
+    def _init_progress(self, trainer: Trainer) -> None:
+        super()._init_progress(trainer)
+        if self.progress is not None:
+            self.progress.live.transient = True
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        words = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{words:{len(self.validation_description)}}"
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:

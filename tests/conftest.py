@@ -76,7 +76,10 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     With `out`, a path, what is printed goes there, a terminal for example.
     """
     server = subprocess.Popen(
-        [sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-c", WARM],  # newer Pythons warn of forks beside threads
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert server.stdin and server.stdout
     scratch = tmp_path_factory.mktemp("warm")
@@ -101,6 +104,16 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         texts = [file.read_text() if file.exists() else "" for file in files]
         return subprocess.CompletedProcess(words, code, *texts)
 
-    yield run
-    server.stdin.close()
-    assert server.wait(60) == 0
+    with server:
+        yield run
+        server.stdin.close()
+        assert server.wait(60) == 0
+
+
+@pytest.fixture(scope="session")
+def trained(warm: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run of two epochs, alone in its folder; to be copied before it is changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = warm("trainer.max_epochs=2", "hydra.run.dir=run", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return folder / "run"
