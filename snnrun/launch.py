@@ -189,7 +189,7 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     distrust(folder, cfg, allowed)
     apply(cfg, changes)
     parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
-    set_hydra(choices, folder, parts)
+    set_hydra(choices, folder, parts, logs=verb != "eval")  # whose output is JSON
     distrust(folder, cfg, allowed)  # now that ${hydra:...} can be resolved, and with the changes
     complain(choices, cfg, parts)
     from snnrun.run import Run
@@ -219,7 +219,9 @@ def apply(cfg: DictConfig, changes: list[str]) -> None:
             raise BadRequest(f"{override.input_line}: {str(error).splitlines()[0]}") from error
 
 
-def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any]) -> None:
+def set_hydra(
+    choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bool = True
+) -> None:
     """Give `${hydra:...}` its values and logging its files, from snnrun's own defaults, for a run that exists."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import configure_log
@@ -229,6 +231,8 @@ def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any]) -> None:
         cfg.hydra.runtime.output_dir = str(folder)
         cfg.hydra.runtime.choices.update(parts)
     HydraConfig.instance().set_config(cfg)
+    if not logs:
+        return
     try:
         configure_log(cfg.hydra.job_logging, False)
     except (OSError, ValueError) as error:
