@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
 from snnrun.learner import Learner
@@ -60,9 +60,27 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
         "auto_insert_metric_name": False,
     }
     best = (
-        [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
+        [Checkpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
     )
-    return [*best, ModelCheckpoint(filename="last", monitor=None, **common)]
+    return [*best, Checkpoint(filename="last", monitor=None, **common)]
+
+
+class Checkpoint(ModelCheckpoint):
+    """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up scores and files, the latter in the folder that they are in now."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {
+            "dirpath": self.dirpath,
+            "best_k_models": {here(p): score for p, score in state_dict["best_k_models"].items()},
+            **{name: here(state_dict[name]) for name in names},
+        }
+        super().load_state_dict({**state_dict, **moved})
 
 
 class MovingAverage:
@@ -191,12 +209,35 @@ class Report(Callback):
             self.told += 1
 
     def _print(self, trainer: Trainer, line: str) -> None:
-        if trainer.is_global_zero:
-            log.info(
-                line
-            ) if trainer.progress_bar_callback is None else trainer.progress_bar_callback.print(
-                line
-            )
+        bar = trainer.progress_bar_callback
+        if not trainer.is_global_zero:
+            return
+        if bar is None:
+            log.info(line)
+            return
+        bar.print(line)
+        record = log.makeRecord(log.name, logging.INFO, __file__, 0, line, (), None)
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+
+
+class Bar(RichProgressBar):
+    """A progress bar that counts epochs as the lines above it do, keeps these whole, and goes when it is done."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print a line above the bar; where it is too long, the terminal breaks it."""
+        if self.progress is not None:
+            self.progress.console.print(*args, soft_wrap=True, markup=False, highlight=False)
+
+    def _init_progress(self, trainer: Trainer) -> None:
+        super()._init_progress(trainer)
+        if self.progress is not None:
+            self.progress.live.transient = True
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        words = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{words:{len(self.validation_description)}}"
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:

@@ -14,10 +14,12 @@ from snnrun.source import Definition, definition
 
 def list_parts(words: list[str]) -> int:
     """The verb `list`: all groups, or the options of one with a sentence each."""
-    fits = words[words.index("--fits") + 1 :] if "--fits" in words else None
-    choices, rest = request(words[: words.index("--fits")] if fits is not None else words)
-    groups = [word for word in rest if "=" not in word]
-    if len(groups) > 1 or len(groups) != len(rest):
+    after = words[words.index("--fits") + 1 :] if "--fits" in words else []
+    choices, rest = request([word for word in words if word != "--fits"])
+    rest = [word for word in rest if not word.startswith("hydra.searchpath=")]
+    fits = [word for word in rest if word in after] if "--fits" in words else None
+    groups = [word for word in rest if word not in after]
+    if len(groups) > 1 or any("=" in word for word in groups):
         raise BadRequest("Usage: snnrun list [GROUP] [--fits group=option ...].")
     if not groups:
         defaults = group_defaults(choices.compose([]))

@@ -4,6 +4,7 @@ import ast
 import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -284,8 +285,14 @@ def _targets(content: Any) -> Iterator[str]:
 
 
 def foreign(cfg: DictConfig, allowed: frozenset[str]) -> list[str]:
-    """The `_target_`s of a configuration that are not allowed."""
-    return sorted(set(_targets(OmegaConf.to_container(cfg, resolve=False))) - allowed)
+    """The `_target_`s of a configuration that are not allowed, as written and as interpolations make them.
+
+    What cannot be resolved is told of by `check_types`.
+    """
+    found = set(_targets(OmegaConf.to_container(cfg, resolve=False)))
+    with suppress(OmegaConfBaseException):
+        found |= set(_targets(OmegaConf.to_container(cfg, resolve=True)))
+    return sorted(found - allowed)
 
 
 def check_types(cfg: DictConfig) -> list[str]:

@@ -2,14 +2,17 @@
 
 import errno
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from snnrun.check import complain, composed, request, searchpath, sweep, without_hydra
 from snnrun.config import (
@@ -40,6 +43,8 @@ def train(words: list[str]) -> int:
     overrides: list[str] = args.overrides
     choices = Choices([args.config_dir] if args.config_dir else [], searchpath(overrides))
     flags = [word for word in words if word not in overrides]
+    if args.shell_completion and not args.config_dir:
+        flags += typed_folder(os.environ.get("COMP_LINE", ""))
     looking = args.cfg or args.info or args.shell_completion or args.hydra_help
     if args.multirun:
         sweep(choices, overrides)
@@ -65,6 +70,14 @@ def train(words: list[str]) -> int:
     return max(codes, default=0)
 
 
+def typed_folder(line: str) -> list[str]:
+    """The `--config-dir` in a line that is being typed; the shell asks for its completion without it."""
+    typed = line.replace("--config-dir=", "--config-dir ").split()
+    pairs = zip(typed, typed[1:], strict=False)
+    folders = [folder for flag, folder in pairs if flag in ("--config-dir", "-cd")]
+    return ["--config-dir", folders[0]] if folders and Path(folders[0]).is_dir() else []
+
+
 def refuse(message: str) -> None:
     """What Hydra's parser of flags says, as a `BadRequest`."""
     raise BadRequest(f"{message[:1].upper()}{message[1:]}; `snnrun --help` lists what there is.")
@@ -74,18 +87,32 @@ def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
     """The directory of a new run, created. One that the user named is taken as it is unless it holds a run."""
     folder = Path(cfg.hydra.run.dir)
     if not any(o.startswith("hydra.run.dir=") for o in overrides):
-        return claim(folder).resolve()
+        folder = claim(folder)
+        make_room(folder)
+        return folder.resolve()
     if (folder / ".hydra").exists():
         raise BadRequest(
             f"{folder} holds a run already. Go on with it: snnrun resume {folder}. Or choose another hydra.run.dir."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
+    make_room(folder)
     return folder.resolve()
+
+
+def make_room(folder: Path) -> None:
+    """Raise `BadRequest` if a folder does not take the little that a run begins with; an empty folder then goes."""
+    probe = folder / ".writable"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+            folder.rmdir()
+        raise BadRequest(cannot_write(folder, error)) from error
 
 
 def quoted(folder: Path) -> str:
@@ -182,22 +209,30 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
         cfg = OmegaConf.load(path)
         words_then = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         known = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    except (OSError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        if not (isinstance(cfg, DictConfig) and cfg and isinstance(words_then, list)):
+            raise ValueError(f"{path.name} holds no configuration")
+    except (OSError, ValueError, AttributeError, OmegaConfBaseException, YAMLError) as error:
         raise BadRequest(f"{folder / '.hydra'} cannot be read: {error}") from error
-    assert isinstance(cfg, DictConfig) and isinstance(words_then, list)
-    refused = foreign(cfg, choices.targets())
+    allowed = choices.targets()
+    distrust(folder, cfg, allowed)
+    apply(cfg, changes)
+    parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
+    set_hydra(choices, folder, parts, logs=verb != "eval")  # whose output is JSON
+    distrust(folder, cfg, allowed)  # now that ${hydra:...} can be resolved, and with the changes
+    complain(choices, cfg, parts)
+    from snnrun.run import Run
+
+    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
+
+
+def distrust(folder: Path, cfg: DictConfig, allowed: frozenset[str]) -> None:
+    """Raise `BadRequest` if the configuration of a run names what is not allowed."""
+    refused = foreign(cfg, allowed)
     if refused:
         raise BadRequest(
             f"{folder} wants to build {', '.join(refused)}, which is neither snnrun's own nor on your search path."
             " If you trust it, add the folder whose YAML names it: --config-dir DIR."
         )
-    apply(cfg, changes)
-    parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
-    set_hydra(choices, folder, parts)
-    complain(choices, cfg, parts)
-    from snnrun.run import Run
-
-    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
 
 
 def apply(cfg: DictConfig, changes: list[str]) -> None:
@@ -212,7 +247,9 @@ def apply(cfg: DictConfig, changes: list[str]) -> None:
             raise BadRequest(f"{override.input_line}: {str(error).splitlines()[0]}") from error
 
 
-def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any]) -> None:
+def set_hydra(
+    choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bool = True
+) -> None:
     """Give `${hydra:...}` its values and logging its files, from snnrun's own defaults, for a run that exists."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import configure_log
@@ -222,6 +259,8 @@ def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any]) -> None:
         cfg.hydra.runtime.output_dir = str(folder)
         cfg.hydra.runtime.choices.update(parts)
     HydraConfig.instance().set_config(cfg)
+    if not logs:
+        return
     try:
         configure_log(cfg.hydra.job_logging, False)
     except (OSError, ValueError) as error:

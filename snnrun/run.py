@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import result
 from snnrun.allocator import keep_freed_memory
 from snnrun.callback import (
     AtomicCheckpointIO,
+    Bar,
     MovingAverage,
     Report,
     StopSafely,
@@ -131,7 +132,7 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
     callbacks = [
         Report(cfg.trainer.max_epochs),
         *([WeightAveraging(multi_avg_fn=moving_average(cfg.ema))] if cfg.ema else []),
-        *([RichProgressBar(leave=False)] if bar else []),
+        *([Bar(leave=False)] if bar else []),
         *(instantiate(c) for c in (cfg.get("callbacks") or {}).values()),
         StopSafely(run.checkpoints),  # behind all whose state its checkpoint holds
         *checkpoints(run.checkpoints, monitor, task.mode),
