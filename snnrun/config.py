@@ -43,6 +43,7 @@ SETTINGS = {
     "test": "bool",
     "test_every_epoch": "bool",
     "keep_memory": "bool",
+    "channels_last": "bool",
 }
 
 # settings of schedulers that mean the length of the run where they are null
