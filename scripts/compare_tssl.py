@@ -79,8 +79,9 @@ def compare(
     """
     torch.manual_seed(0)
     neuron = PSCLIF(ATan(), tau_m=8.0, tau_s=4.0)
-    layer = Layer(nn.Conv2d(shape[1], channels, 5, bias=False), None, neuron)
-    nn.init.normal_(layer.synapse.weight, 0.02, 0.15)
+    convolution = nn.Conv2d(shape[1], channels, 5, bias=False)
+    nn.init.normal_(convolution.weight, 0.02, 0.15)
+    layer = Layer(convolution, None, neuron)
     x = torch.rand(steps, *shape).requires_grad_()
     kernels = {"recursion": TSSL().kernel(neuron), "published": published}
     gradients: dict[str, Tensor] = {}
@@ -104,7 +105,8 @@ def compare(
     for _ in range(repeats + 1):  # the first warms up
         for name, kernel in kernels.items():
             times[f"layer, {name}"] = min(times.get(f"layer, {name}", 1e9), run(kernel))
-            gradients[name] = layer.synapse.weight.grad.clone()
+            assert convolution.weight.grad is not None
+            gradients[name] = convolution.weight.grad.clone()
             times[f"neuron, {name}"] = min(times.get(f"neuron, {name}", 1e9), alone(kernel))
     apart = (gradients["recursion"] - gradients["published"]).abs().max()
     return {**times, "apart": float(apart / gradients["published"].abs().max())}
@@ -112,7 +114,7 @@ def compare(
 
 def main() -> None:
     """Print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()

@@ -70,7 +70,7 @@ def test_version(snnrun):
 
 def test_list_shows_groups_and_sentences(snnrun):
     lines = snnrun("list").stdout.splitlines()
-    assert "encoder     [direct], latency, poisson" in lines
+    assert "encoder     [direct], latency, poisson, psc" in lines
     assert lines[-1] == (
         "[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all."
     )
@@ -80,7 +80,7 @@ def test_list_shows_groups_and_sentences(snnrun):
 
 def test_list_fits_keeps_what_fits(snnrun):
     done = snnrun("list", "encoder", "--fits", "dataset=shd")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["direct"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["direct", "psc"]
     done = snnrun("list", "model", "--fits", "dataset=shd")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["mlp", "recurrent"]
 

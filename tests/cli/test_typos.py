@@ -2,7 +2,7 @@
 
 import pytest
 
-NEURON = "\n  neuron: alif, cuba_lif, if, li, lif, plif"
+NEURON = "\n  neuron: alif, cuba_lif, if, li, lif, plif, psc_lif"
 MODEL = "\n  model: convnet, mlp, recurrent"
 LIF = (
     "\n  neuron: surrogate, tau, threshold, reset, reset_value, decay_input, detach_reset,"
