@@ -57,8 +57,8 @@ def reached_by_interpolation(cfg: dict[str, Any]) -> str:
 
 
 def decoded_from_text(cfg: dict[str, Any]) -> str:
-    text = '{_target_: subprocess.call, _args_: [[touch, executed]]}'
-    cfg["neuron"]["surrogate"] = f"${{oc.decode:'{text}'}}"
+    text = "{_target_: subprocess.call, _args_: [[touch, executed]]}"
+    cfg["callbacks"] = {"mine": f"${{oc.decode:'{text}'}}"}
     return "subprocess.call"
 
 
