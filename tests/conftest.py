@@ -36,12 +36,7 @@ for line in sys.stdin:
         for number, path in enumerate(("/dev/null", order["out"], order["err"])):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOCTTY
             os.dup2(os.open(path, flags), number)
-        try:
-            main(order["words"])
-        except SystemExit as stop:
-            code = stop.code
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
+        main(order["words"])  # raises SystemExit
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

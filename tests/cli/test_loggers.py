@@ -1,0 +1,70 @@
+"""Loggers as a user chooses them, and several runs from one line."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch) -> Path:
+    """A folder in which nobody has an account with anyone, nor a way out."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") or "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path
+
+
+def status(folder: Path) -> str:
+    return json.loads((folder / "result.json").read_text())["status"]
+
+
+def only(folder: Path, pattern: str) -> bytes:
+    (path,) = folder.glob(pattern)
+    return path.read_bytes()
+
+
+def test_wandb_offline_needs_no_account_and_gets_a_record_for_each_run(warm, alone):
+    words = ("-m", "seed=1,2", "logger=wandb", "logger.wandb.offline=true")
+    done = warm(*words, *SHORT, "hydra.sweep.dir=sweep", cwd=alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for folder in (alone / "sweep" / "0", alone / "sweep" / "1"):
+        assert status(folder) == "completed"
+        record = only(folder, "wandb/offline-run-*/run-*.wandb")
+        for name in (b"train/loss", b"val/acc", b"spikes/rate/body.0"):
+            assert record.count(name) >= 1
+        assert not (folder / "metrics.csv").exists()
+    assert not (alone / "wandb").exists()
+
+
+def test_several_loggers_at_once(warm, tmp_path):
+    done = warm("logger=[csv,tensorboard]", *SHORT, "hydra.run.dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = tmp_path / "run"
+    assert status(folder) == "completed"
+    record = only(folder, "tensorboard/events.out.tfevents.*")
+    with (folder / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert {"train/loss", "val/acc", "spikes/rate/body.0"} <= set(row)
+    for name in row.keys() - {"step"}:
+        assert name.encode() in record
+
+
+def test_a_line_of_several_runs_goes_on_behind_one_that_fails(warm, tmp_path):
+    words = ("-m", "optimizer.lr=1e30,0.01", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    done = warm(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    folders = [tmp_path / "sweep" / number for number in "01"]
+    assert [status(folder) for folder in folders] == ["failed", "completed"]
+    for folder, rate in zip(folders, ("1e+30", "0.01"), strict=True):
+        assert f"\ndirectory   {folder}\n" in done.stdout
+        overrides = json.loads((folder / "result.json").read_text())["overrides"]
+        assert overrides == [f"optimizer.lr={rate}", "trainer.max_epochs=1"]
+        assert (folder / "log.txt").read_text().count("\n") >= 6
+    assert "The loss is nan" not in (folders[1] / "log.txt").read_text()
