@@ -42,6 +42,7 @@ SETTINGS = {
     "test": "bool",
     "test_every_epoch": "bool",
     "keep_memory": "bool",
+    "kernel": "Literal['auto', 'numba', 'triton', 'scan']",
 }
 
 # settings of schedulers that mean the length of the run where they are null
