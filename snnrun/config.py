@@ -44,6 +44,7 @@ SETTINGS = {
     "test_every_epoch": "bool",
     "keep_memory": "bool",
     "channels_last": "bool",
+    "kernel": "Literal['auto', 'numba', 'triton', 'scan']",
 }
 
 # settings of schedulers that mean the length of the run where they are null

@@ -38,7 +38,7 @@ from snnrun.learner import Learner
 from snnrun.logger import CSV
 from snnrun.metric import watch_spikes
 from snnrun.neuron import Neuron
-from snnrun.neuron.kernel.dispatch import choose
+from snnrun.neuron.kernel import choose
 from snnrun.rule import Rule
 
 log = logging.getLogger("snnrun")
@@ -87,7 +87,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         net = net.to(memory_format=torch.channels_last)  # convolutions pass it on to all that follows
     for module in net.modules():
         if isinstance(module, Neuron):
-            module.kernel = choose(rule.kernel(module), "auto")
+            module.kernel = choose(rule.kernel(module), cfg.kernel)
     learner = Learner(
         net=net,
         encoder=instantiate(cfg.encoder, static=static),

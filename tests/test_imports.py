@@ -18,6 +18,7 @@ NETWORK = {"surrogate", "neuron", "encoder", "norm", "model"}
 TABLE: dict[str, tuple[set[str], set[str]]] = {
     "surrogate": (set(), TORCH),
     "neuron": ({"surrogate"}, TORCH),
+    "neuron.kernel": (set(), {*TORCH, "llvmlite"}),
     "encoder": ({"surrogate", "neuron"}, TORCH),
     "norm": ({"surrogate", "neuron"}, TORCH),
     "model": (NETWORK, TORCH),
@@ -54,7 +55,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
 }
-HEAVY = {"torch", "lightning", "tonic", "torchvision", "sklearn", "wandb", "matplotlib", "numba"}
+HEAVY = {"torch", "lightning", "tonic", "torchvision", "sklearn", "wandb", "matplotlib", "llvmlite"}
 
 
 def dotted(path: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snnrun.loss import TET, CrossEntropy, RateMSE
-from snnrun.neuron import ALIF, LIF, PLIF, CubaLIF, Neuron
+from snnrun.neuron import ALIF, LIF, PLIF, CubaLIF, Neuron, scan
 from snnrun.norm import BNTT, BatchNorm
 from snnrun.readout import Readout
 from snnrun.surrogate import (
@@ -157,16 +157,18 @@ def tensor(case: Case, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def neuron(case: Case, name: str, dtype: torch.dtype) -> None:
-    """Spikes exactly; the states that the case has, of all steps or of the last."""
+    """Spikes exactly, step by step and from the printed kernel; the states that the case has, of all steps or of the last."""
     build, state_names = NEURONS[name]
     surrogate = Watched()
-    layer = build(case, name, surrogate).to(dtype)
+    layer, printed = build(case, name, surrogate).to(dtype), build(case, name, ATan()).to(dtype)
+    layer.kernel = scan
     x = tensor(case, "x", dtype)
     with torch.no_grad():
         out = layer(x)
         if dtype == torch.float32 and surrogate.margin < 1e-5:
             pytest.skip(f"float32: a potential is {surrogate.margin:.1e} from the threshold")
         np.testing.assert_array_equal(out.numpy(), case[f"{name}_s"])
+        np.testing.assert_array_equal(printed(x).numpy(), case[f"{name}_s"])
         states, state = [], layer.init_state(x[0])
         for x_t in x.unbind(0):
             _, state = layer.step(x_t, state)

@@ -15,8 +15,9 @@ from snnrun.neuron.kernel.layout import Layout, Rows, layout
 from snnrun.neuron.kernel.program import Program
 from snnrun.neuron.kernel.trace import gather, spread
 
-FORWARD_BLOCK = 1024  # elements
-SCRATCH = 256 * 1024  # bytes that a backward block may take: half a second-level cache
+# measured: short rows cost more than a scratch buffer that leaves the second-level cache
+BLOCK = 4096  # elements at most
+SCRATCH = 1 << 20  # bytes that a block may take
 WORK = 1 << 16  # elements times steps below which one thread is enough
 ALIGN = 64  # elements: threads share no cache line
 
@@ -36,7 +37,7 @@ def forward(
             call.step(f"before.{i}", s)
         for i, s in enumerate(after):
             call.step(f"after.{i}", s)
-        call.run(len(x), FORWARD_BLOCK)
+        call.run(len(x))
     return out, after
 
 
@@ -71,9 +72,7 @@ def backward(
             call.step(f"grad.before.{i}", g)
         for name, g in of_leaves.items():
             call.step(f"grad.leaf.{name}", g)
-        rows = len(x) * count + count + len(shared)
-        fits = SCRATCH // (max(rows, 1) * call.wide.itemsize) // ALIGN * ALIGN
-        call.run(len(x), min(max(fits, ALIGN), FORWARD_BLOCK))
+        call.run(len(x))
     else:
         for g in (*grad_before, *of_leaves.values()):
             g.zero_()
@@ -118,15 +117,16 @@ class _Call:
         self.kept.append(dense)
         self.words[name] = dense.data_ptr()
 
-    def run(self, steps: int, block: int) -> None:
+    def run(self, steps: int) -> None:
         function, names = _function(self.graph, self.signature, self.backward)
         outer, inner = self.place.outer, self.place.inner
         threads = min(torch.get_num_threads(), max(1, steps * outer * inner // WORK))
         across = outer >= threads and outer > 1
         shares = _shares(outer if across else inner, threads, 1 if across else ALIGN)
-        rows = llvm.scratch_rows(self.graph, steps, backward=self.backward)
-        size = rows * block * self.wide.itemsize
-        scratch = torch.empty((len(shares), size + 64), dtype=torch.uint8)
+        row = llvm.scratch_rows(self.graph, steps, backward=self.backward) * self.wide.itemsize
+        block = min(max(SCRATCH // max(row, 1) // ALIGN * ALIGN, ALIGN), BLOCK)
+        block = min(block, -(-inner // ALIGN) * ALIGN)
+        scratch = torch.empty((len(shares), row * block), dtype=torch.uint8)
         calls = []
         for i, share in enumerate(shares):
             rows_of, within = (share, (0, inner)) if across else ((0, outer), share)

@@ -38,7 +38,7 @@ class Fused:
             found = _look_up(neuron, self, x.dtype, x.dim(), x.device.type)
             if found is None or not _fits(x, state, found[2]):
                 return self.reference(neuron, x, state)
-            name, leaves, _ = found
+            name, leaves, _, _ = found
             tensors = [_leaf(neuron, leaf) for leaf in leaves]
             out, *after = torch.ops.snnrun.sequence(x, list(state), tensors, name, True)
             return out, tuple(after)
@@ -83,7 +83,7 @@ class Fused:
         """The program for a neuron and an input; None where the reference runs, once with a warning if it is a loss."""
         if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
             return None
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
             return None
         return self._program(neuron, x.dtype, x.dim(), x.device.type)
 
@@ -117,7 +117,7 @@ def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
     - `kernel`: what the rule asks for.
     - `choice`: one of `CHOICES`.
     """
-    from snnrun.neuron.base import OwnBackward, scan
+    from snnrun.neuron.base import OwnBackward
 
     if choice not in CHOICES:
         raise ValueError(f"kernel must be one of {', '.join(CHOICES)}, got {choice!r}.")
@@ -152,7 +152,7 @@ def _look_up(
     neuron: "Neuron", kernel: Fused, dtype: torch.dtype, dims: int, device: str
 ) -> tuple[str, tuple[str, ...], int, bool] | None:
     """What code under torch.compile needs to know of a program; found while compiling."""
-    import snnrun.neuron.kernel.operator
+    import snnrun.neuron.kernel.operator  # noqa: F401  (registers the operators)
 
     found = kernel._program(neuron, dtype, dims, device)
     return found and (found.name, found.leaves, _count(found), found.starts)

@@ -1,15 +1,16 @@
-"""The CPU printer: a graph as LLVM assembly, which llvmlite (numba's back end) compiles; no compiler has to be installed.
+"""The CPU printer: a graph as LLVM assembly, which llvmlite (numba's back end) compiles. It needs no compiler.
 
-A program walks blocks of elements. For a block it runs all steps, a vector of elements an instruction, with the state in a
-scratch buffer that stays in the first-level cache. The backward program first runs the block forward again, keeping the
-state before every step in the scratch buffer, and then walks back: only the input is saved between the passes.
-Nothing is reassociated or contracted, so results equal torch's bit for bit but for `graph.ROUGH`.
+A program walks blocks of elements. For a block it runs all steps, a vector of elements an instruction, with the state
+in a scratch buffer that stays in the caches. The backward program first runs the block forward again, keeping what the
+gradients need (`cut`) of every step in the scratch buffer, and then walks back: only the input is saved between the
+passes. Nothing is reassociated or contracted, so results equal torch's bit for bit but for `graph.ROUGH`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from snnrun.neuron.kernel.assembly import Numbers, Text
+from snnrun.neuron.kernel.cut import cut
 from snnrun.neuron.kernel.graph import Graph
 
 BYTES = 64  # of a vector: two registers of AVX2, one of AVX-512, four of NEON
@@ -87,7 +88,12 @@ def slots(graph: Graph, signature: Signature, *, backward: bool) -> list[str]:
 def scratch_rows(graph: Graph, steps: int, *, backward: bool) -> int:
     """How many rows of a block the scratch buffer must hold."""
     count = states(graph)
-    return steps * count + count + len(of_leaves(graph)) if backward else count
+    return steps * len(kept(graph)) + 2 * count + len(of_leaves(graph)) if backward else count
+
+
+def kept(graph: Graph) -> list[int]:
+    """The places of what a backward program keeps of each step; the input is read again instead."""
+    return [place for place in cut(graph) if graph.nodes[place].value != "x"]
 
 
 class _Program:
@@ -98,6 +104,7 @@ class _Program:
         self.outputs = backward_outputs(graph) if backward else forward_outputs(graph)
         self.constants = constants(graph, self.outputs)
         self.rows, self.states = signature.rows, states(graph)
+        self.kept = kept(graph)
         self.stored, self.kind = STORED[signature.dtype], COMPUTED[signature.dtype]
         self.size = 4 if self.kind == "float" else 8
         self.stored_size = {"i16": 2, "half": 2, "float": 4, "double": 8}[self.stored]
@@ -156,18 +163,18 @@ class _Program:
             for i in range(self.states):
                 self._finish(self._scratch(str(i)), f"after.{i}")
             return
-        last = text.let(f"sub i64 {steps}, 1")
-        text.loop("0", last, "1", lambda t: self._again(t, constant))
-        behind = text.let(f"mul i64 {steps}, {self.states}")
+        # the scratch buffer: states, their gradients, gradients of leaves, then what each step keeps
         gradients = [
-            self._scratch(text.let(f"add i64 {behind}, {i}"))
+            self._scratch(str(self.states + i))
             for i in range(self.states + len(of_leaves(self.graph)))
         ]
         for i in range(self.states):
             self._fill(gradients[i], f"grad.after.{i}", 0.0)
         for row in gradients[self.states :]:
-            self._each(lambda n, i, row=row: self._put(n, row, i, n.const(0)))
-        text.loop("0", steps, "1", lambda t: self._back(t, last, constant, gradients))
+            self._constant_row(row, 0.0)
+        if self.kept:
+            text.loop("0", steps, "1", lambda t: self._again(t, constant))
+        text.loop("0", steps, "1", lambda t: self._back(t, constant, gradients))
         for i in range(self.states):
             self._finish(gradients[i], f"grad.before.{i}")
         for row, name in zip(gradients[self.states :], of_leaves(self.graph), strict=True):
@@ -181,84 +188,95 @@ class _Program:
     def _forward(self, t: str, constant: list[str]) -> None:
         x, out = self._row("x", t), self._row("out", t)
         rows = [self._scratch(str(i)) for i in range(self.states)]
+        places = [self.graph.outputs[name] for name in self.outputs]
 
         def body(n: Numbers, i: str) -> None:
             given = {"x": self._read(n, x, i)}
             given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
-            found = self._evaluate(n, self.outputs, given, constant, i)
-            self._write(n, out, i, found["out"])
-            for j, row in enumerate(rows):
-                self._put(n, row, i, found[f"state.{j}"])
+            of_out, *after = self._evaluate(n, places, given, {}, constant, i)
+            self._write(n, out, i, of_out)
+            for row, value in zip(rows, after, strict=True):
+                self._put(n, row, i, value)
 
         self._each(body)
 
     def _again(self, t: str, constant: list[str]) -> None:
+        """A step forward once more, keeping what its gradients need."""
         x = self._row("x", t)
-        first = self.text.let(f"mul i64 {t}, {self.states}")
-        places = [self.text.let(f"add i64 {first}, {i}") for i in range(2 * self.states)]
-        rows = [self._scratch(place) for place in places]
-        names = [f"state.{j}" for j in range(self.states)]
+        rows = [self._scratch(str(i)) for i in range(self.states)]
+        rows += self._kept_rows(t)
+        places = [self.graph.outputs[f"state.{j}"] for j in range(self.states)] + self.kept
 
         def body(n: Numbers, i: str) -> None:
             given = {"x": self._read(n, x, i)}
-            given |= {name: self._get(n, rows[j], i) for j, name in enumerate(names)}
-            found = self._evaluate(n, names, given, constant, i)
-            for j, name in enumerate(names):
-                self._put(n, rows[self.states + j], i, found[name])
-
-        if self.states:
-            self._each(body)
-
-    def _back(self, done: str, last: str, constant: list[str], gradients: list[str]) -> None:
-        t = self.text.let(f"sub i64 {last}, {done}")
-        x, grad_out, grad_x = (self._row(name, t) for name in ("x", "grad.out", "grad.x"))
-        first = self.text.let(f"mul i64 {t}, {self.states}")
-        rows = [self._scratch(self.text.let(f"add i64 {first}, {i}")) for i in range(self.states)]
-        names = self.outputs[self.states :]
-
-        def body(n: Numbers, i: str) -> None:
-            given = {"x": self._read(n, x, i), "grad.out": self._read(n, grad_out, i)}
-            given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
-            given |= {f"grad.state.{j}": self._get(n, gradients[j], i) for j in range(self.states)}
-            found = self._evaluate(n, names, given, constant, i)
-            self._write(n, grad_x, i, found["grad.x"])
-            for j in range(self.states):
-                self._put(n, gradients[j], i, found[f"grad.state.{j}"])
-            for row, name in zip(gradients[self.states :], of_leaves(self.graph), strict=True):
-                self._put(n, row, i, n.op("fadd", self._get(n, row, i), found[name]))
+            given |= {f"state.{j}": self._get(n, rows[j], i) for j in range(self.states)}
+            found = self._evaluate(n, places, given, {}, constant, i)
+            for row, value in zip(rows, found, strict=True):
+                self._put(n, row, i, value)
 
         self._each(body)
+
+    def _back(self, done: str, constant: list[str], gradients: list[str]) -> None:
+        """A step backward."""
+        last = self.text.let(f"sub i64 {self.word['steps']}, 1")
+        t = self.text.let(f"sub i64 {last}, {done}")
+        reads = any(self.graph.nodes[place].value == "x" for place in cut(self.graph))
+        x = self._row("x", t) if reads else ""
+        grad_out, grad_x = self._row("grad.out", t), self._row("grad.x", t)
+        rows = self._kept_rows(t)
+        places = [self.graph.outputs[name] for name in self.outputs[self.states :]]
+
+        def body(n: Numbers, i: str) -> None:
+            given = {"grad.out": self._read(n, grad_out, i)}
+            if reads:
+                given["x"] = self._read(n, x, i)
+            given |= {f"grad.state.{j}": self._get(n, gradients[j], i) for j in range(self.states)}
+            held = {place: self._get(n, row, i) for place, row in zip(self.kept, rows, strict=True)}
+            of_x, *others = self._evaluate(n, places, given, held, constant, i)
+            self._write(n, grad_x, i, of_x)
+            for j, (row, value) in enumerate(zip(gradients, others, strict=True)):
+                if j >= self.states:
+                    value = n.op("fadd", self._get(n, row, i), value)
+                self._put(n, row, i, value)
+
+        self._each(body)
+
+    def _kept_rows(self, t: str) -> list[str]:
+        let = self.text.let
+        first = 2 * self.states + len(of_leaves(self.graph))
+        before = let(f"add i64 {let(f'mul i64 {t}, {len(self.kept)}')}, {first}")
+        return [self._scratch(let(f"add i64 {before}, {k}")) for k in range(len(self.kept))]
 
     # --- arithmetic
 
     def _evaluate(
-        self, n: Numbers, outputs: list[str], given: dict[str, str], constant: list[str], i: str
-    ) -> dict[str, str]:
-        values: dict[int, str] = {}
+        self,
+        n: Numbers,
+        places: list[int],
+        given: dict[str, str],
+        held: dict[int, str],
+        constant: list[str],
+        i: str,
+    ) -> list[str]:
+        """Print the computation of some places from inputs by name and from values that are held already."""
+        values = dict(held)
         known = {place: k for k, place in enumerate(self.constants)}
-
-        def value(place: int) -> str:
-            if place not in values:
-                node = self.graph.nodes[place]
-                if place in known:
-                    k = known[place]
-                    row = self.rows[k]
-                    values[place] = (
-                        self._get(n, constant[k], i) if row else self.scalars[k, n.width]
-                    )
-                elif node.op == "input":
-                    values[place] = given[str(node.value)]
-                elif node.op == "const":
-                    assert node.value is not None
-                    values[place] = n.const(float(node.value))
-                else:
-                    values[place] = n.node(node.op, [values[a] for a in node.args])
-            return values[place]
-
-        places = [self.graph.outputs[name] for name in outputs]
-        for place in _until(self.graph, places, known):
-            value(place)
-        return {name: values[place] for name, place in zip(outputs, places, strict=True)}
+        for place in _until(self.graph, places, {*known, *held}):
+            node = self.graph.nodes[place]
+            if place in held:
+                continue
+            if place in known:
+                k = known[place]
+                row = self.rows[k]
+                values[place] = self._get(n, constant[k], i) if row else self.scalars[k, n.width]
+            elif node.op == "input":
+                values[place] = given[str(node.value)]
+            elif node.op == "const":
+                assert node.value is not None
+                values[place] = n.const(float(node.value))
+            else:
+                values[place] = n.node(node.op, [values[a] for a in node.args])
+        return [values[place] for place in places]
 
     # --- memory
 
@@ -289,23 +307,26 @@ class _Program:
         return let(f"inttoptr i64 {let(f'add i64 {start}, {offset}')} to ptr")
 
     def _fill(self, row: str, source: str, value: float) -> None:
-        def copy() -> None:
-            start = self._dense(source)
-            self._each(lambda n, i: self._put(n, row, i, self._get(n, start, i)))
-
         self.text.when(
             self.text.let(f"icmp eq i64 {self.word[source]}, 0"),
-            lambda: self._each(lambda n, i: self._put(n, row, i, n.const(value))),
-            copy,
+            lambda: self._constant_row(row, value),
+            lambda: self._copy(row, self._dense(source)),
         )
 
-    def _finish(self, row: str, target: str) -> None:
-        def copy() -> None:
-            end = self._dense(target)
-            self._each(lambda n, i: self._put(n, end, i, self._get(n, row, i)))
+    def _constant_row(self, row: str, value: float) -> None:
+        """Fill a row of the scratch buffer, which has room for whole vectors."""
+        n, width = self.vector, str(self.width)
+        self.text.loop("0", self.count, width, lambda i: self._put(n, row, i, n.const(value)))
 
+    def _finish(self, row: str, target: str) -> None:
         wanted = self.text.let(f"icmp ne i64 {self.word[target]}, 0")
-        self.text.when(wanted, copy, lambda: None)
+        self.text.when(wanted, lambda: self._copy(self._dense(target), row), lambda: None)
+
+    def _copy(self, to: str, of: str) -> None:
+        self.text.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+        length = self.text.let(f"mul i64 {self.count}, {self.size}")
+        arguments = f"ptr {to}, ptr {of}, i64 {length}, i1 false"
+        self.text.do(f"call void @llvm.memcpy.p0.p0.i64({arguments})")
 
     def _get(self, n: Numbers, row: str, i: str) -> str:
         place = self.text.let(f"getelementptr {n.kind}, ptr {row}, i64 {i}")
@@ -344,7 +365,7 @@ class _Program:
         self.text.do(f"store {stored} {value}, ptr {place}, align {self.stored_size}")
 
 
-def _until(graph: Graph, outputs: list[int], known: dict[int, int]) -> list[int]:
+def _until(graph: Graph, outputs: list[int], known: set[int]) -> list[int]:
     """The places that outputs depend on, in order, nothing below a known one."""
     seen: set[int] = set()
     waiting = list(outputs)

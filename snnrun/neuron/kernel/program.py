@@ -40,7 +40,7 @@ class Program:
     starts: bool
 
 
-_programs: dict[Hashable, Program | Unprintable] = {}
+_programs: dict[Hashable, Program | Unprintable | None] = {}
 _named: dict[str, Program] = {}
 
 
@@ -52,7 +52,7 @@ def named(name: str) -> Program:
 def program(
     neuron: nn.Module, dtype: torch.dtype, dims: int, backward_step: BackwardStep | None = None
 ) -> Program | None:
-    """The program of a neuron as it is now; None if somebody watches it through hooks.
+    """The program of a neuron as it is now; None if it has no step, or if somebody watches it through hooks.
 
     **Arguments:**
 
@@ -66,11 +66,11 @@ def program(
     key = fingerprint(neuron, dtype, dims, backward_step)
     if key is None:
         return None
-    found = _programs.get(key)
-    if found is None:
+    if key not in _programs:
         found = _programs[key] = _find(neuron, key, dtype, dims, backward_step)
         if isinstance(found, Program):
             _named[found.name] = found
+    found = _programs[key]
     if isinstance(found, Unprintable):
         raise found
     return found
@@ -82,7 +82,7 @@ def _find(
     dtype: torch.dtype,
     dims: int,
     backward_step: BackwardStep | None,
-) -> Program | Unprintable:
+) -> Program | Unprintable | None:
     name = _lasting_name(key)
     file = f"{name}.json" if name else None
     if file and (content := read(file)):
@@ -97,6 +97,8 @@ def _find(
         compare(graph, neuron, leaves, dtype, dims, backward_step)
     except Unprintable as error:
         return error
+    except NotImplementedError:  # no step at all: the reference says so
+        return None
     except Exception as error:  # whatever a step may raise on numbers without dimensions
         return Unprintable(f"{type(error).__name__}: {error}".splitlines()[0])
     if file:

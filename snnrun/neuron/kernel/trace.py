@@ -118,7 +118,7 @@ def compare(
     - `graph`, `neuron`, `leaves`, `dtype`, `backward_step`: as in `trace`.
     - `dims`: number of dimensions of a step's input.
     """
-    shape = list((2, 3, 2, 2, 2, 2, 2, 2)[:dims])
+    shape: list[int] = [2, 3, 2, 2, 2, 2, 2, 2][:dims]
     used = graph.inputs(graph.outputs.values())
     for name, leaf in leaves.items():
         if f"leaf.{name}" in used and leaf.numel() > 1:
@@ -338,11 +338,11 @@ def _cast(r: _Recorder, result: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
     return r.as_bool(r.place(x)) if result.dtype == torch.bool else r.as_float(r.place(x))
 
 
-def _add(r: _Recorder, result: Tensor, x: Any, y: Any, alpha: float = 1) -> int:
+def _add(r: _Recorder, result: Tensor, x: Any, y: Any, alpha: int = 1) -> int:
     return r.number({1: "add", -1: "sub"}[alpha], x, y)
 
 
-def _sub(r: _Recorder, result: Tensor, x: Any, y: Any, alpha: float = 1) -> int:
+def _sub(r: _Recorder, result: Tensor, x: Any, y: Any, alpha: int = 1) -> int:
     return r.number({1: "sub", -1: "add"}[alpha], x, y)
 
 
@@ -444,11 +444,8 @@ _ATEN: dict[str, Lower] = {
     **dict.fromkeys((*_QUIET, "contiguous", "sum"), _same),
     **dict.fromkeys(("_to_copy", "to"), _cast),
     **dict.fromkeys(("lift_fresh", "lift_fresh_copy"), _fresh),
-    **dict.fromkeys(
-        ("zeros_like", "ones_like", "full_like", "zeros", "ones", "full", "scalar_tensor")
-        + ("new_zeros", "new_ones", "new_full"),
-        _constant,
-    ),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "scalar_tensor"), _constant),
+    **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), _constant),
     **{op: _numbers(op, 1) for op in ("neg", "abs", "sqrt", "floor", "ceil", "trunc", "round")},
     **{op: _numbers(op, 1) for op in ("exp", "sigmoid", "tanh", "log", "log1p", "expm1", "erf")},
     **{op: _numbers(op, 1) for op in ("sin", "cos", "sign")},

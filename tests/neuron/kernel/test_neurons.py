@@ -17,12 +17,13 @@ from snnrun.neuron.kernel import Fused
 from snnrun.neuron.kernel.graph import ROUGH
 from snnrun.neuron.kernel.llvm import forward_outputs
 from snnrun.neuron.kernel.program import Program, program
+from snnrun.source import conforms, definition
 
 CHOICES = Choices()
 CHANNELS = 3
 SURROGATES = CHOICES.options("surrogate")
 SWITCHES: dict[str, tuple[Any, ...]] = {
-    "reset": ("hard", "soft", "none"),
+    "reset": ("hard", "soft", "none", "zero", "subtract"),
     "reset_value": (0.0, -0.25),
     "detach_reset": (True, False),
     "decay_input": (True, False),
@@ -38,8 +39,15 @@ def settings() -> list[Setting]:
     surrogates = itertools.cycle(SURROGATES)
     for option in CHOICES.options("neuron"):
         own = CHOICES.load("neuron", option)
-        turned = [key for key in SWITCHES if key in own]
-        for values in itertools.product(*(SWITCHES[key] for key in turned)):
+        known = definition(own["_target_"])
+        assert known is not None
+        switches = {
+            key: [v for v in values if conforms(v, known.arguments[key], known.module)]
+            for key, values in SWITCHES.items()
+            if key in own
+        }
+        turned = list(switches)
+        for values in itertools.product(*switches.values()):
             change = dict(zip(turned, values, strict=True))
             idle = change.get("per_channel") and not change.get("learnable", True)
             if not idle:
