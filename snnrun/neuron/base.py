@@ -1,6 +1,6 @@
 """What a neuron is: a pure step, the loop over time, and state that may outlive a call."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -52,17 +52,10 @@ class OwnBackward:
 
     def __call__(self, neuron: "Neuron", x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run `neuron` over the leading axis of `x`."""
-        return with_backward(neuron, x, state, lambda outs: self.backward_step)
-
-
-def with_backward(
-    neuron: "Neuron", x: Tensor, state: State, choose: Callable[[Sequence[Tensor]], BackwardStep]
-) -> tuple[Tensor, State]:
-    """`scan` forward; backward, the step that `choose` picks when it sees the outputs of all steps."""
-    if not torch.is_grad_enabled():
-        return scan(neuron, x, state)
-    out, *final = _Own.apply(neuron, choose, x, *state)  # pyright: ignore[reportGeneralTypeIssues]
-    return out, tuple(final)
+        if not torch.is_grad_enabled():
+            return scan(neuron, x, state)
+        out, *final = _Own.apply(neuron, self.backward_step, x, *state)  # pyright: ignore[reportGeneralTypeIssues]
+        return out, tuple(final)
 
 
 class _Own(torch.autograd.Function):
@@ -70,7 +63,7 @@ class _Own(torch.autograd.Function):
     def forward(
         ctx: Any,
         neuron: "Neuron",
-        choose: Callable[[Sequence[Tensor]], BackwardStep],
+        backward_step: BackwardStep,
         x: Tensor,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -79,7 +72,7 @@ class _Own(torch.autograd.Function):
             out_t, after = neuron.step(wide(x_t), states[-1])
             outs.append(out_t)
             states.append(after)
-        ctx.neuron, ctx.choose, ctx.slots = neuron, choose, len(state)
+        ctx.neuron, ctx.step, ctx.slots = neuron, backward_step, len(state)
         ctx.save_for_backward(x, *outs, *(s for before in states[:-1] for s in before))
         final = tuple(s.clone() if any(s is o for o in state) else s for s in states[-1])
         return torch.stack([o.to(x.dtype) for o in outs]), *final
@@ -90,11 +83,10 @@ class _Own(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         steps, slots = len(x), ctx.slots
         outs, states = saved[:steps], saved[steps:]
-        step = ctx.choose(outs)
         grad_x, carried = torch.empty_like(x, memory_format=torch.contiguous_format), grad_final
         for t in range(steps - 1, -1, -1):
             before = tuple(states[t * slots : (t + 1) * slots])
-            grad_t, carried = step(
+            grad_t, carried = ctx.step(
                 ctx.neuron, wide(x[t]), before, outs[t], wide(grad_out[t]), carried
             )
             grad_x[t] = grad_t

@@ -1,13 +1,12 @@
 """Temporal spike sequence learning via backpropagation (TSSL-BP)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from snnrun.neuron.base import BackwardStep, Kernel, Neuron, OwnBackward, State, with_backward
+from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, wide
 from snnrun.neuron.psc_lif import PSCLIF
 from snnrun.rule.trace import TraceRule
 
@@ -100,28 +99,25 @@ class RateWarmup:
     **Arguments:**
 
     - `limit`: mean number of spikes a neuron and step above which a layer counts as firing.
-    - `fired`, `silent`: the steps back.
+    - `fired`, `silent`: kernels with a step back of their own.
     """
 
     limit: float = 0.1
-    fired: BackwardStep = EarlyTiming()
-    silent: BackwardStep = Dense()
+    fired: Kernel = OwnBackward(EarlyTiming())
+    silent: Kernel = OwnBackward(Dense())
 
     def __call__(self, neuron: Neuron, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run `neuron` over the leading axis of `x`."""
-        begin = state[1].detach()
-
-        def choose(outs: Sequence[Tensor]) -> BackwardStep:
-            # sum of spikes, from the traces: s[t] = a[t-1] + tau_s (a[t] - a[t-1])
-            assert isinstance(neuron, PSCLIF)
-            before = [begin, *outs[:-1]]
-            spikes = sum(
-                (a_before + neuron.tau_s * (a - a_before)).mean(dtype=torch.float64)
-                for a_before, a in zip(before, outs, strict=True)
-            )
-            return self.fired if float(spikes) / len(outs) > self.limit else self.silent
-
-        return with_backward(neuron, x, state, choose)
+        """Run `neuron` over the leading axis of `x`; once more, where gradients are wanted."""
+        assert isinstance(neuron, PSCLIF)
+        with torch.no_grad():
+            out, final = self.silent(neuron, x, state)
+        if not torch.is_grad_enabled():
+            return out, final
+        # the sum of all s[t] = a[t-1] + tau_s (a[t] - a[t-1])
+        before, after = state[1].detach(), final[1]
+        spikes = before + wide(out[:-1]).sum(0) + neuron.tau_s * (after - before)
+        often = float(spikes.mean(dtype=torch.float64)) / len(x) > self.limit
+        return (self.fired if often else self.silent)(neuron, x, state)
 
 
 def rise(neuron: PSCLIF, x: Tensor, state: State) -> tuple[Tensor, Tensor]:

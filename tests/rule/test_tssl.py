@@ -211,7 +211,7 @@ def test_the_kernel_of_each_neuron():
     assert TSSL("off").kernel(made) == OwnBackward(Timing(False))
     assert TSSL("always").kernel(made) == OwnBackward(Dense())
     assert TSSL("rate", 0.05).kernel(made) == RateWarmup(0.05)
-    assert rule.kernel(LI()) is scan, "neurons that give out no trace keep their kernel"
+    assert rule.kernel(LI()) is LI.kernel, "neurons that give out no trace keep their kernel"
     for warmup in WARMUPS:
         kernel = TSSL(warmup).kernel(made)
         assert pickle.loads(pickle.dumps(kernel)) == kernel and hash(kernel) is not None

@@ -1,5 +1,6 @@
 """How a neuron is run: by a printed kernel where there is one, else by the reference."""
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -125,6 +126,11 @@ def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
         return kernel if choice == "scan" else Fused(choice, kernel)
     if isinstance(kernel, Fused):
         return kernel.reference if choice == "scan" else Fused(choice, kernel.own)
+    if dataclasses.is_dataclass(kernel) and not isinstance(kernel, type):  # made of kernels
+        own = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}
+        return dataclasses.replace(
+            kernel, **{n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward)}
+        )
     return kernel
 
 
