@@ -157,7 +157,7 @@ def tensor(case: Case, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def neuron(case: Case, name: str, dtype: torch.dtype) -> None:
-    """Spikes exactly, step by step and from the printed kernel; the states that the case has, of all steps or of the last."""
+    """Spikes exactly, by steps and by the printed kernel; the states that the case has, of all steps or of the last."""
     build, state_names = NEURONS[name]
     surrogate = Watched()
     layer, printed = build(case, name, surrogate).to(dtype), build(case, name, ATan()).to(dtype)

@@ -268,7 +268,8 @@ class _Program:
             if place in known:
                 k = known[place]
                 row = self.rows[k]
-                values[place] = self._get(n, constant[k], i) if row else self.scalars[k, n.width]
+                value = self._get(n, constant[k], i) if row else self.scalars[k, n.width]
+                values[place] = n.compare("une", value, n.const(0)) if node.is_bool else value
             elif node.op == "input":
                 values[place] = given[str(node.value)]
             elif node.op == "const":

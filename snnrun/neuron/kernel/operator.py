@@ -33,8 +33,9 @@ class Sequence(torch.autograd.Function):
         return (out, *after)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise RuntimeError("A printed kernel has no second derivative; use kernel=scan.")
         x, *tensors = ctx.saved_tensors
         state, leaves = tensors[: ctx.count], tensors[ctx.count :]
         wanted = any(ctx.needs_input_grad[4 : 4 + ctx.count])

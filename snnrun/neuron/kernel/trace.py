@@ -7,6 +7,7 @@ tensors of a few elements; a step that mixes elements does not pass.
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -100,6 +101,10 @@ def trace(
             for name, g in zip(wanted, gradients[1 + len(state) :], strict=True)
         },
     }
+    used = graph.inputs(graph.outputs.values())
+    for name in wanted:
+        if f"leaf.{name}" not in used:
+            del graph.outputs[f"grad.leaf.{name}"]
     return graph
 
 
@@ -276,15 +281,19 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        lower = _ATEN.get(name)
+        name = func._schema.name.partition("::")[2]
+        # autograd adds up in place what nobody else sees; a step that changes its input does not pass compare()
+        lower = _ATEN.get(name) or _ATEN.get(name.removesuffix("_"))
         if lower is None:
             with self:
                 if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return result
-                from torch._decomp import core_aten_decompositions
+                if torch.Tag.pointwise not in func.tags and name not in _ELEMENTWISE:
+                    raise Unprintable(name)
+                import_module("torch._refs.nn.functional")  # registers more decompositions
+                from torch._decomp import decomposition_table
 
-                if (known := core_aten_decompositions().get(func)) is not None:
+                if (known := decomposition_table.get(func)) is not None:
                     return known(*args, **kwargs)
             raise Unprintable(name)
         result = func(*args, **kwargs)
@@ -428,6 +437,11 @@ def _lerp(r: _Recorder, result: Tensor, start: Any, end: Any, weight: Any) -> in
     return add("where", add("lt", add("abs", w), r.graph.const(0.5)), near, far)
 
 
+# of operations without a place in the table, those that are taken apart though torch does not mark them as pointwise
+_ELEMENTWISE = {"softplus", "softplus_backward", "hardtanh", "hardtanh_backward", "leaky_relu"} | {
+    *("leaky_relu_backward", "elu", "elu_backward", "hardsigmoid", "hardsigmoid_backward"),
+    *("gelu", "gelu_backward", "addcmul", "addcdiv", "silu", "silu_backward"),
+}
 # views: one number stays one number; sums: autograd undoes a broadcast that way (compare() finds all others)
 _QUIET = (
     "view",
@@ -441,8 +455,8 @@ _QUIET = (
     "clone",
 )
 _ATEN: dict[str, Lower] = {
-    **dict.fromkeys((*_QUIET, "contiguous", "sum"), _same),
-    **dict.fromkeys(("_to_copy", "to"), _cast),
+    **dict.fromkeys((*_QUIET, "contiguous", "sum", "broadcast_in_dim", "view_of"), _same),
+    **dict.fromkeys(("_to_copy", "to", "convert_element_type"), _cast),
     **dict.fromkeys(("lift_fresh", "lift_fresh_copy"), _fresh),
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "scalar_tensor"), _constant),
     **dict.fromkeys(("zeros", "ones", "full", "new_zeros", "new_ones", "new_full"), _constant),
