@@ -14,7 +14,6 @@ from snnrun.check import (
     without_hydra,
 )
 from snnrun.config import BadRequest, Choices
-from snnrun.report import table
 
 CHOICES = Choices()
 
@@ -71,21 +70,22 @@ def test_the_verb(capsys):
     )
 
 
-def test_check_all_tells_of_every_experiment(capsys, tmp_path):
+def test_check_all_tells_of_every_experiment(capsys, tmp_path, monkeypatch):
     folder = tmp_path / "experiment" / "paper"
     folder.mkdir(parents=True)
     (folder / "good.yaml").write_text("# @package _global_\nmodel: {spec: 16}\n")
     (folder / "bad.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /loss: spike_count\n  - _self_\n"
     )
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "table.yaml").write_text("rows: {row: {experiment: paper/good}}\n")
+    monkeypatch.setattr("snnrun.report.table.keys", lambda choices: ["table"])
     assert check(["--all", "--config-dir", str(tmp_path)]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("ok      experiment=paper/good: ") for line in lines)
+    assert "ok      paper table/row: experiment=paper/good" in lines
     assert "FAILED  experiment=paper/bad: loss=spike_count needs spiking_output," in "".join(lines)
-    choices = Choices([str(tmp_path)])
-    experiments = choices.options("experiment")
-    rows = [row for key in table.keys(choices) for row in table.load(choices, key).rows.values()]
-    total = 1 + len(experiments) + sum(row.experiment in experiments for row in rows)
+    total = 2 + len(Choices([str(tmp_path)]).options("experiment"))
     assert lines[-1] == f"{total - 1} of {total} requests are sound"
 
 

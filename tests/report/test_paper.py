@@ -26,44 +26,9 @@ def table_of(folder: Path) -> dict[str, dict[str, str]]:
 # --- real runs
 
 
-def test_from_nothing_to_a_comparison(snnrun, mine, tmp_path):
-    here = ("--config-dir", "mine")
-    done = snnrun("paper", "run", "table", "small", "broken", "seeds=1", "jobs=2", *here)
-    assert done.returncode == 1, done.stderr
-    assert "small seed=1: completed, 1 epoch, test accuracy: best test epoch " in done.stdout
-    assert "1 of 2 runs done; 1 failed\n" in done.stdout
-    assert "broken seed=1: ValueError: dataset.val_size=5000 leaves no training" in done.stderr
-    assert done.stderr.endswith(
-        "Failed: broken seed=1. Once the cause is gone:"
-        " snnrun paper run table small broken seeds=1 jobs=2 --config-dir mine\n"
-    )
-    folder = tmp_path / "outputs" / "papers" / "table" / "small" / "seed=1"
-    result = json.loads((folder / "result.json").read_text())
-    assert result["selection"]["best_test"]["chosen_on"] == "test data"
-    before = (folder / "result.json").read_bytes()
-
-    again = snnrun("paper", "run", "table/small", "seeds=1", *here)
-    assert again.returncode == 0 and again.stdout.splitlines()[1] == "Nothing to run."
-    assert (folder / "result.json").read_bytes() == before
-
-    done = snnrun("paper", "compare", "table", *here)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == (tmp_path / "results" / "table.md").read_text()
-    rows = table_of(tmp_path)
-    assert list(rows) == ["small", "wide", "broken"] and list(rows["small"]) == list(COLUMNS)
-    ours = f"{result['selection']['best_test']['test/acc']:.2f}"
-    small = rows["small"]
-    assert (small["ours_mean"], small["ours_best_test"], small["ours_n"]) == (ours, ours, "1")
-    assert float(small["difference"]) == pytest.approx(float(ours) - 15, abs=0.011)
-    assert small["within_band"] == ("yes" if float(ours) >= 5 else "no")
-    assert small["note"] == "without seed 2" and small["epochs"] == "1"
-    assert rows["wide"]["note"] == "never run; heard of" and "99" not in rows["wide"].values()
-    assert rows["broken"]["note"].startswith("seed=1 failed: ValueError: dataset.val_size=5000")
-
-
-def test_ctrl_c_saves_and_the_same_command_goes_on(mine, tmp_path):
+def test_ctrl_c_then_the_same_command_again_then_a_comparison(snnrun, mine, tmp_path):
     path = mine / "experiment" / "mine" / "small.yaml"
-    path.write_text(path.read_text().replace("max_epochs: 1", "max_epochs: 400"))
+    path.write_text(path.read_text().replace("max_epochs: 1", "max_epochs: 100"))
     words = ["paper", "run", "table", "small", "seeds=1", "--config-dir", "mine"]
     process = subprocess.Popen(
         [sys.executable, "-m", "snnrun", *words],
@@ -74,12 +39,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(mine, tmp_path):
         text=True,
     )
     folder = tmp_path / "outputs" / "papers" / "table" / "small" / "seed=1"
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").exists():
-        assert time.monotonic() < deadline and process.poll() is None
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            break
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert err.endswith(
         "Interrupted. Go on with: snnrun paper run table small seeds=1 --config-dir mine\n"
@@ -87,19 +53,35 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(mine, tmp_path):
     assert "small seed=1: interrupted" in err and "0 of 1 runs done" in out
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
 
-    # the row has changed in the meantime: nothing is mixed
-    path.write_text(path.read_text().replace("max_epochs: 400", "max_epochs: 2"))
-    asked = understood(
-        ["table", "small", "--config-dir", str(mine), f"paths.outputs={tmp_path}/outputs"]
+    done = snnrun(*words)
+    assert done.returncode == 0, done.stderr
+    assert "\nsmall seed=1: completed, 100 epochs, test accuracy: best test epoch " in done.stdout
+    assert done.stdout.endswith(
+        "\n1 of 1 runs done; 0 failed\nnext  snnrun paper compare table --config-dir mine\n"
     )
-    made = load(asked.choices, "table")
-    problem = reproduce.planned(
-        asked, made, made.rows["small"], 1, recipe(asked, made.rows["small"])
-    )
-    assert isinstance(problem, str) and "trainer.max_epochs=400 (recipe: 2)" in problem
-    path.write_text(path.read_text().replace("max_epochs: 2,", "max_epochs: 400,"))
-    job = reproduce.planned(asked, made, made.rows["small"], 1, recipe(asked, made.rows["small"]))
-    assert isinstance(job, jobs.Job) and job.words()[:2] == ["resume", str(folder)]
+    assert done.stdout.count("epoch   1/100") == 0  # it went on, and did not start again
+    result = json.loads((folder / "result.json").read_text())
+    best, last = result["selection"]["best_test"], result["selection"]["last"]
+    assert best["chosen_on"] == "test data" and best["test/acc"] >= last["test/acc"]
+    before = (folder / "result.json").read_bytes()
+
+    again = snnrun("paper", "run", "table/small", *words[4:])
+    assert again.returncode == 0 and again.stdout.splitlines()[1] == "Nothing to run."
+    assert (folder / "result.json").read_bytes() == before
+
+    done = snnrun("paper", "compare", "table", "--config-dir", "mine")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "results" / "table.md").read_text()
+    rows = table_of(tmp_path)
+    assert list(rows) == ["small", "wide", "broken"] and list(rows["small"]) == list(COLUMNS)
+    ours, small = f"{best['test/acc']:.2f}", rows["small"]
+    assert (small["ours_mean"], small["ours_best_test"], small["ours_n"]) == (ours, ours, "1")
+    assert small["ours_last"] == f"{last['test/acc']:.2f}" and small["ours_best_val"] == ""
+    assert float(small["difference"]) == pytest.approx(float(ours) - 15, abs=0.011)
+    assert small["within_band"] == ("yes" if float(ours) >= 5 else "no")
+    assert small["note"] == "without seed 2" and small["epochs"] == "100"
+    assert rows["wide"]["note"] == "never run; heard of" and "99" not in rows["wide"].values()
+    assert rows["broken"]["note"] == "never run"
 
 
 # --- what is run
@@ -177,6 +159,29 @@ def test_a_finished_run_is_left_alone_and_a_broken_one_resumed(asked, made, outc
     made(folder_of(one, 4), other, outcome(last=90.0))
     problem = plan(one, seed=4)
     assert isinstance(problem, str) and "optimizer.lr=7.0 (recipe: " in problem
+
+
+@pytest.mark.parametrize(
+    ("code", "asked_to", "result", "error", "told"),
+    [
+        (0, False, {"status": "completed"}, "", None),
+        (1, False, {"status": "failed", "error": "It broke."}, "", "It broke."),
+        (2, False, None, "There is no neuron.", "There is no neuron."),
+        (-9, False, None, "", "its process ended with code -9"),
+        (130, True, {"status": "interrupted", "error": None}, "", "interrupted"),
+    ],
+)
+def test_what_went_wrong(tmp_path, made, code, asked_to, result, error, told):
+    job = jobs.Job("a", list, made(tmp_path / "seed=1", {}, result))
+    job.process = subprocess.Popen([sys.executable, "-c", ""])
+    job.process.wait()
+    job.code, job.asked, job.error = code, asked_to, error
+    assert reproduce.problem_of(job) == told
+    (job.folder / "log.txt").touch()
+    log = f"\n  log: {job.folder / 'log.txt'}"
+    assert reproduce.problem_of(job) == (told + log if told and not asked_to else told)
+    job.process = None
+    assert reproduce.problem_of(job) == f"another process is at {job.folder}; it was left alone"
 
 
 def test_a_row_that_does_not_compose_does_not_stop_the_others(asked, monkeypatch, capsys):

@@ -27,12 +27,26 @@ def test_a_row_is_sound(key, row):
         assert row.reached(target) and not row.reached(target - 10)
 
 
-@pytest.mark.parametrize(("key", "row"), ROWS, ids=lambda value: getattr(value, "name", value))
-def test_a_row_composes(key, row):
-    if row.experiment not in CHOICES.options("experiment"):
-        pytest.skip(f"there is no experiment {row.experiment}")
-    cfg = composed(CHOICES, row.words, warn=False)
-    assert cfg.dataset.steps == row.steps
+EXPERIMENTS = CHOICES.options("experiment")
+
+
+@pytest.mark.parametrize("key", keys(CHOICES))
+def test_the_experiments_of_a_table(key):
+    for row in load(CHOICES, key).rows.values():
+        if not any(name.startswith(f"{key}/") for name in EXPERIMENTS):
+            pytest.skip(f"there are no experiments {key}/...")
+        assert row.experiment in EXPERIMENTS, row.name
+        assert CHOICES.load("experiment", row.experiment)["dataset"]["steps"] == row.steps
+
+
+@pytest.mark.parametrize("key", keys(CHOICES))
+def test_a_row_composes(key):
+    """One of each way to change an experiment; `check --all` composes every row."""
+    rows = {tuple(r.overrides): r for r in load(CHOICES, key).rows.values()}
+    for row in rows.values():
+        if row.experiment in EXPERIMENTS:
+            cfg = composed(CHOICES, row.words, warn=False)
+            assert cfg.dataset.val_size == 0 and cfg.test_every_epoch
 
 
 def test_reported_numbers_of_tssl():
