@@ -101,12 +101,13 @@ def test_what_is_planted_would_be_executed(folder, warm, tmp_path):
     """With the folder that names it on the search path it is built: the tests above can fail."""
     path = folder / ".hydra" / "config.yaml"
     cfg = yaml.safe_load(path.read_text())
-    decoded_from_text(cfg)
+    cfg["callbacks"] = {"mine": EVIL}
     path.write_text(yaml.safe_dump(cfg))
     option = tmp_path / "conf" / "neuron" / "evil.yaml"
     option.parent.mkdir(parents=True)
     option.write_text("_target_: subprocess.call\n")
-    warm("eval", "run", "--config-dir", "conf", cwd=tmp_path)
+    done = warm("eval", "run", "--config-dir", "conf", cwd=tmp_path)
+    print(done.stderr[-300:])
     assert (tmp_path / "executed").exists()
 
 
