@@ -327,7 +327,10 @@ def guarded(
         except OSError as problem:
             print(cannot_write(folder, problem), file=sys.stderr)
 
-    return caught(job, fail, folder)
+    code = caught(job, fail, folder)
+    if wandb := sys.modules.get("wandb"):  # or the next run of a sweep would be logged into this one
+        wandb.finish(code)
+    return code
 
 
 def caught(

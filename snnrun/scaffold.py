@@ -51,10 +51,14 @@ decay: 0.5
 threshold: 1.0
 """
 NEURON_TEST = """\
+import sys
+from pathlib import Path
+
 import torch
 from snnrun.neuron import carry
 from snnrun.surrogate import ATan
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where {module}.py is
 from {module} import {cls}
 
 
@@ -103,6 +107,10 @@ _target_: {module}.{cls}
 weight: 1e-3
 """
 RULE_TEST = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where {module}.py is
 from {module} import {cls}
 
 
@@ -143,11 +151,15 @@ _target_: {module}.{cls}
 size: 128
 """
 MODEL_TEST = """\
+import sys
+from pathlib import Path
+
 import torch
 from snnrun.neuron import LIF
 from snnrun.readout import Readout
 from snnrun.surrogate import ATan
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where {module}.py is
 from {module} import {cls}
 
 

@@ -10,22 +10,23 @@ import pytest
 import torch
 import yaml
 
-EVIL = {"_target_": "subprocess.call", "_args_": [["touch", "executed"]]}
+EVIL = {"_target_": "planted.act"}  # Hydra itself refuses the likes of os.system
+PLANTED = "from pathlib import Path\n\n\ndef act():\n    Path('executed').touch()\n"
 
 
 def part(cfg: dict[str, Any]) -> str:
     cfg["neuron"] = EVIL
-    return "subprocess.call"
+    return "planted.act"
 
 
 def nested(cfg: dict[str, Any]) -> str:
     cfg["neuron"]["surrogate"] = EVIL
-    return "subprocess.call"
+    return "planted.act"
 
 
 def in_a_list(cfg: dict[str, Any]) -> str:
     cfg["callbacks"] = {"mine": {"_target_": "snnrun.callback.Report", "epochs": [1, [EVIL]]}}
-    return "snnrun.callback.Report, subprocess.call"
+    return "snnrun.callback.Report, planted.act"
 
 
 def logger(cfg: dict[str, Any]) -> str:
@@ -40,7 +41,7 @@ def of_snnrun_but_no_part(cfg: dict[str, Any]) -> str:
 
 def named_by_interpolation(cfg: dict[str, Any]) -> str:
     cfg["neuron"] = EVIL | {"_target_": "${evil}"}
-    cfg["evil"] = "subprocess.call"
+    cfg["evil"] = "planted.act"
     return "${evil}"
 
 
@@ -53,13 +54,13 @@ def put_together_by_interpolation(cfg: dict[str, Any]) -> str:
 def reached_by_interpolation(cfg: dict[str, Any]) -> str:
     cfg["neuron"]["surrogate"] = "${evil}"
     cfg["evil"] = EVIL
-    return "subprocess.call"
+    return "planted.act"
 
 
 def decoded_from_text(cfg: dict[str, Any]) -> str:
-    text = "{_target_: subprocess.call, _args_: [[touch, executed]]}"
+    text = "{_target_: planted.act}"
     cfg["callbacks"] = {"mine": f"${{oc.decode:'{text}'}}"}
-    return "subprocess.call"
+    return "planted.act"
 
 
 PLANTS = (
@@ -70,9 +71,10 @@ PLANTS = (
 
 @pytest.fixture
 def folder(trained, tmp_path) -> Path:
-    """A run that was stopped."""
+    """A run that was stopped, and beside it what it may want to execute."""
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "planted.py").write_text(PLANTED)
     return tmp_path / "run"
 
 
@@ -105,9 +107,9 @@ def test_what_is_planted_would_be_executed(folder, warm, tmp_path):
     path.write_text(yaml.safe_dump(cfg))
     option = tmp_path / "conf" / "neuron" / "evil.yaml"
     option.parent.mkdir(parents=True)
-    option.write_text("_target_: subprocess.call\n")
-    warm("eval", "run", "--config-dir", "conf", cwd=tmp_path)
-    assert (tmp_path / "executed").exists()
+    option.write_text("_target_: planted.act\n")
+    done = warm("eval", "run", "--config-dir", "conf", cwd=tmp_path)
+    assert (tmp_path / "executed").exists(), done.stderr
 
 
 class Evil:
