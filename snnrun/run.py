@@ -84,7 +84,9 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     )
     net = rule.adapt(net)
     if cfg.channels_last:
-        net = net.to(memory_format=torch.channels_last)  # convolutions pass it on to all that follows
+        net = net.to(
+            memory_format=torch.channels_last
+        )  # convolutions pass it on to all that follows
     for module in net.modules():
         if isinstance(module, Neuron):
             module.kernel = choose(rule.kernel(module), cfg.kernel)

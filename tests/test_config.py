@@ -195,7 +195,8 @@ def test_an_experiment_wins_over_the_rule_it_chooses_and_the_request_over_both(f
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("seed", 7), ("ema", 0.5), ("test", False), ("keep_memory", False), ("channels_last", False)]
+    ("key", "value"),
+    [("seed", 7), ("ema", 0.5), ("test", False), ("keep_memory", False), ("channels_last", False)],
 )
 def test_an_experiment_can_set_the_keys_of_train_yaml(folder, key, value):
     """With _self_ at the end of the defaults list, train.yaml would silently win."""
