@@ -102,7 +102,9 @@ class TraceRule(Rule):
 
 def _refuse_odd(name: str):
     def check(pool: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(pool, Pool)
+        assert (
+            isinstance(pool, Pool) and pool.size is not None
+        )  # a pool of the whole image is none of sums
         height, width = inputs[0].shape[-2:]
         if height % pool.size or width % pool.size:
             raise ValueError(

@@ -128,7 +128,7 @@ def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
         return kernel.reference if choice == "scan" else Fused(choice, kernel.own)
     if dataclasses.is_dataclass(kernel) and not isinstance(kernel, type):  # made of kernels
         own = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}
-        return dataclasses.replace(
+        return dataclasses.replace(  # pyright: ignore[reportReturnType]
             kernel, **{n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward)}
         )
     return kernel
