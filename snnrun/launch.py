@@ -133,11 +133,7 @@ def evaluate(words: list[str]) -> int:
 
 def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     """The run that a directory holds, with changes applied; nothing in it is executed. Raises `BadRequest`."""
-    folders = [
-        w
-        for w in words
-        if not w.startswith("-") and ("=" not in w or (Path(w) / ".hydra").is_dir())
-    ]  # the directory of a run may be called seed=1
+    folders = [w for w in words if "=" not in w and not w.startswith("-")]
     after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
     folders = [w for w in folders if w not in after_flag] or [
         w for w in folders if (Path(w) / ".hydra").exists()
