@@ -28,7 +28,7 @@ def table_of(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_ctrl_c_then_the_same_command_again_then_a_comparison(snnrun, mine, tmp_path):
     path = mine / "experiment" / "mine" / "small.yaml"
-    path.write_text(path.read_text().replace("max_epochs: 1", "max_epochs: 100"))
+    path.write_text(path.read_text().replace("max_epochs: 1", "max_epochs: 60"))
     words = ["paper", "run", "table", "small", "seeds=1", "--config-dir", "mine"]
     process = subprocess.Popen(
         [sys.executable, "-m", "snnrun", *words],
@@ -55,11 +55,11 @@ def test_ctrl_c_then_the_same_command_again_then_a_comparison(snnrun, mine, tmp_
 
     done = snnrun(*words)
     assert done.returncode == 0, done.stderr
-    assert "\nsmall seed=1: completed, 100 epochs, test accuracy: best test epoch " in done.stdout
+    assert "\nsmall seed=1: completed, 60 epochs, test accuracy: best test epoch " in done.stdout
     assert done.stdout.endswith(
         "\n1 of 1 runs done; 0 failed\nnext  snnrun paper compare table --config-dir mine\n"
     )
-    assert done.stdout.count("epoch   1/100") == 0  # it went on, and did not start again
+    assert done.stdout.count("epoch  1/60") == 0  # it went on, and did not start again
     result = json.loads((folder / "result.json").read_text())
     best, last = result["selection"]["best_test"], result["selection"]["last"]
     assert best["chosen_on"] == "test data" and best["test/acc"] >= last["test/acc"]
@@ -79,7 +79,7 @@ def test_ctrl_c_then_the_same_command_again_then_a_comparison(snnrun, mine, tmp_
     assert small["ours_last"] == f"{last['test/acc']:.2f}" and small["ours_best_val"] == ""
     assert float(small["difference"]) == pytest.approx(float(ours) - 15, abs=0.011)
     assert small["within_band"] == ("yes" if float(ours) >= 5 else "no")
-    assert small["note"] == "without seed 2" and small["epochs"] == "100"
+    assert small["note"] == "without seed 2" and small["epochs"] == "60"
     assert rows["wide"]["note"] == "never run; heard of" and "99" not in rows["wide"].values()
     assert rows["broken"]["note"] == "never run"
 
