@@ -59,9 +59,7 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    best = (
-        [Checkpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
-    )
+    best = [Checkpoint(filename="best", monitor=monitor, mode=mode, **common)] if monitor else []
     return [*best, Checkpoint(filename="last", monitor=None, **common)]
 
 

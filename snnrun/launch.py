@@ -219,9 +219,7 @@ def apply(cfg: DictConfig, changes: list[str]) -> None:
             raise BadRequest(f"{override.input_line}: {str(error).splitlines()[0]}") from error
 
 
-def set_hydra(
-    choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bool = True
-) -> None:
+def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bool = True) -> None:
     """Give `${hydra:...}` its values and logging its files, from snnrun's own defaults, for a run that exists."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import configure_log
@@ -300,7 +298,9 @@ def guarded(
             print(cannot_write(folder, problem), file=sys.stderr)
 
     code = caught(job, fail, folder)
-    if wandb := sys.modules.get("wandb"):  # or the next run of a sweep would be logged into this one
+    if wandb := sys.modules.get(
+        "wandb"
+    ):  # or the next run of a sweep would be logged into this one
         wandb.finish(code)
     return code
 

@@ -62,7 +62,9 @@ def test_missing_files_are_named_with_size_and_checksum(how, warm, tmp_path):
     words = ["paths.data='my data'"] if how == "paths.data" else []
     environment = {"SNNRUN_DATA": "my data" if how == "SNNRUN_DATA" else "data"}
     done = warm("dataset=mnist", "hydra.run.dir=run", *words, cwd=tmp_path, **environment)
-    files = [f"  {name:23}  {text} (unpacked; {name}.gz will do)" for name, text in PUBLISHED.items()]
+    files = [
+        f"  {name:23}  {text} (unpacked; {name}.gz will do)" for name, text in PUBLISHED.items()
+    ]
     message = MNIST.format(root=root, count="4 files are", files="\n".join(files))
     assert told(done.stdout) == message
     assert (done.returncode, done.stderr) == (2, "")
@@ -89,7 +91,10 @@ def test_one_missing_file_and_missing_recordings(warm, tmp_path):
 def truncated_images(root: Path) -> tuple[Path, str]:
     path = mnist(root) / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
-    return path, "is truncated or damaged (ValueError: 15,580 bytes after the header, which announces 15,680)."
+    return (
+        path,
+        "is truncated or damaged (ValueError: 15,580 bytes after the header, which announces 15,680).",
+    )
 
 
 def something_else(root: Path) -> tuple[Path, str]:

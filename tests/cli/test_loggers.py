@@ -13,7 +13,9 @@ SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
 @pytest.fixture
 def alone(tmp_path, monkeypatch) -> Path:
     """A folder in which nobody has an account with anyone, nor a way out."""
-    for name in [name for name in os.environ if name.startswith("WANDB_") or "proxy" in name.lower()]:
+    for name in [
+        name for name in os.environ if name.startswith("WANDB_") or "proxy" in name.lower()
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -70,9 +70,7 @@ def test_below_a_file(word, warm, tmp_path):
 def test_a_read_only_place_takes_no_new_run(mount, warm, tmp_path):
     mount("ro")
     done = warm("hydra.run.dir=mounted/run", cwd=tmp_path)
-    assert done.stderr == (
-        f"Cannot write to mounted/run: Read-only file system. {ELSEWHERE}\n"
-    )
+    assert done.stderr == (f"Cannot write to mounted/run: Read-only file system. {ELSEWHERE}\n")
     assert (done.returncode, done.stdout) == (2, "")
     done = warm("paths.outputs=mounted", cwd=tmp_path)
     assert re.fullmatch(

@@ -131,9 +131,7 @@ def test_rule_and_model_check_together(lab, warm):
 def test_completion_in_bash(line, reply, lab, tmp_path):
     if not shutil.which("bash"):
         pytest.skip("there is no bash")
-    (tmp_path / "snnrun").write_text(
-        f"#!{sys.executable}\nfrom snnrun.cli import main\n\nmain()\n"
-    )
+    (tmp_path / "snnrun").write_text(f"#!{sys.executable}\nfrom snnrun.cli import main\n\nmain()\n")
     (tmp_path / "snnrun").chmod(0o755)
     done = subprocess.run(
         ["bash", "-c", COMPLETE, "bash", line],

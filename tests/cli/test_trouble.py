@@ -24,7 +24,10 @@ def result(folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("words", "layer"),
     [
-        (["optimizer.lr=1e30"], "body.0.synapse; its weight, bias is not finite: a step was too long."),
+        (
+            ["optimizer.lr=1e30"],
+            "body.0.synapse; its weight, bias is not finite: a step was too long.",
+        ),
         (
             ["optimizer.lr=1e30", "model.spec=32-32-32", "norm=none"],
             "body.0.synapse; its weight, bias is not finite: a step was too long.",
