@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def train(words: list[str]) -> int:
 def typed_folder(line: str) -> list[str]:
     """The `--config-dir` in a line that is being typed; the shell asks for its completion without it."""
     typed = line.replace("--config-dir=", "--config-dir ").split()
-    pairs = zip(typed, typed[1:], strict=False)
+    pairs = pairwise(typed)
     folders = [folder for flag, folder in pairs if flag in ("--config-dir", "-cd")]
     return ["--config-dir", folders[0]] if folders and Path(folders[0]).is_dir() else []
 

@@ -88,7 +88,7 @@ def check_pip(words: list[str]) -> None:
 def test_command(words, place, warm):
     match words:
         case ["pip", *_]:
-            check_pip(words)
+            check_pip(list(words))
             return
         case ["pytest"]:  # these are the tests
             return
