@@ -173,9 +173,13 @@ def evaluate(words: list[str]) -> int:
 
 
 def positional(words: list[str]) -> list[str]:
-    """The words that are neither settings nor flags nor what follows a flag."""
+    """The words that are neither settings nor flags nor what follows a flag; the directory of a run may be `seed=1`."""
     after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
-    named = [w for w in words if "=" not in w and not w.startswith("-")]
+    named = [
+        w
+        for w in words
+        if not w.startswith("-") and ("=" not in w or (Path(w) / ".hydra").is_dir())
+    ]
     return [w for w in named if w not in after_flag] or [
         w for w in named if (Path(w) / ".hydra").exists()
     ]

@@ -122,7 +122,8 @@ class Stored:
         if not path.exists():
             raise LeftOut(f"{path} does not exist: the test at the end of a run writes it")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, as np.load leaves the file of a damaged archive open
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             check(arrays)
         except Exception as error:  # zip, zlib and npy have many ways to be broken

@@ -26,7 +26,7 @@ def nested(cfg: dict[str, Any]) -> str:
 
 def in_a_list(cfg: dict[str, Any]) -> str:
     cfg["callbacks"] = {"mine": {"_target_": "snnrun.callback.Report", "epochs": [1, [EVIL]]}}
-    return "snnrun.callback.Report, planted.act"
+    return "planted.act, snnrun.callback.Report"
 
 
 def logger(cfg: dict[str, Any]) -> str:
@@ -82,8 +82,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("verb", ["eval", "resume", "rerun"])
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize(
+    ("verb", "plant"),
+    [
+        *(("eval", plant) for plant in PLANTS),
+        *((verb, plant) for verb in ("resume", "rerun") for plant in (part, decoded_from_text)),
+    ],
+)
 def test_a_planted_target_is_named_and_not_executed(verb, plant, folder, warm, tmp_path):
     path = folder / ".hydra" / "config.yaml"
     cfg = yaml.safe_load(path.read_text())
