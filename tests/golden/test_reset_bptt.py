@@ -13,6 +13,7 @@ from snnrun.encoder import PSC
 from snnrun.model import Layer
 from snnrun.neuron import PSCLIF
 from snnrun.neuron.base import scan
+from snnrun.neuron.kernel import choose
 from snnrun.rule import ResetBPTT
 from snnrun.surrogate import ClippedSigmoid
 
@@ -71,11 +72,14 @@ def neuron(known: dict[str, Any], reset: Any = "zero", **more: Any) -> PSCLIF:
 
 def check_neuron(case: Case, reset: Any, mode: Any) -> None:
     made = neuron(meta(case), reset)
-    made.kernel = ResetBPTT(mode).kernel(made)
-    x = given(case, "I").requires_grad_()
-    out = made(x)
-    assert torch.equal(made.spikes(out.detach()), given(case, f"spikes_{reset}"))
-    close(out, given(case, f"a_{reset}"))
+    own, x = ResetBPTT(mode).kernel(made), given(case, "I").requires_grad_()
+    for how in ("auto", "scan"):
+        made.kernel = choose(own, how)
+        out = made(x)
+        assert torch.equal(made.spikes(out.detach()), given(case, f"spikes_{reset}"))
+        close(out, given(case, f"a_{reset}"))
+        (grad,) = torch.autograd.grad(out, x, given(case, "grad_a"))
+        close(grad, given(case, f"grad_I_{reset}_{mode}"))
     state, u = made.init_state(x[0]), []
     for x_t in x.detach():
         u.append(state[0] + (x_t - state[0] / made.tau_m))
@@ -83,14 +87,12 @@ def check_neuron(case: Case, reset: Any, mode: Any) -> None:
     close(torch.stack(u), given(case, f"u_{reset}"))
     f = made.surrogate.derivative(torch.stack(u) - made.threshold)
     close(f, given(case, f"f_{reset}"))
-    out.backward(given(case, "grad_a"))
-    assert x.grad is not None
-    close(x.grad, given(case, f"grad_I_{reset}_{mode}"))
     if mode != "none":  # what automatic differentiation gives
         plain = neuron(meta(case), reset, detach_reset=mode == "leak")
-        assert plain.kernel is scan
-        (grad,) = torch.autograd.grad(plain(x), x, given(case, "grad_a"))
-        close(grad, given(case, f"grad_I_{reset}_{mode}"))
+        for kernel in (PSCLIF.kernel, scan):
+            plain.kernel = kernel
+            (grad,) = torch.autograd.grad(plain(x), x, given(case, "grad_a"))
+            close(grad, given(case, f"grad_I_{reset}_{mode}"))
 
 
 def check_net(case: Case, mode: Any) -> None:
