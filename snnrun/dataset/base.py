@@ -234,7 +234,7 @@ class DataModule(LightningDataModule):
         self.steps, self.batch_size = steps, batch_size
         self.split_seed, self.folds, self.fold = split_seed, folds, fold
         self.num_workers, self.download = num_workers, download
-        self.start = 0, 0  # epoch and batch that training begins at
+        self.begin = 0, 0  # epoch and batch that training begins at
         self.order: BatchSampler | None = None  # of the training data
         self.samples: dict[str, Samples] = {}
         self.indices: dict[str, Tensor] = {}
@@ -337,7 +337,7 @@ class DataModule(LightningDataModule):
         )
         if split == "train" and trainer:
             # worker processes ask for the first batches before Lightning sets the epoch
-            (sampler.epoch, sampler.skip), self.start = self.start, (0, 0)
+            (sampler.epoch, sampler.skip), self.begin = self.begin, (0, 0)
             self.order = sampler
         return ResumableLoader(
             _Batches(self.samples[split]),
@@ -359,7 +359,7 @@ class DataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Start training in the epoch of a checkpoint, behind the batches that were trained on before."""
-        self.start = state_dict["epoch"], state_dict["batch"]
+        self.begin = state_dict["epoch"], state_dict["batch"]
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches."""
