@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from snnrun.check import composed, request
-from snnrun.config import BadRequest, Choices, closest, group_defaults, parse
-from snnrun.fit import TRAITS
+from snnrun.check import composed, entered, request, without_hydra
+from snnrun.config import BadRequest, Choices, check_types, closest, group_defaults, parse
+from snnrun.fit import TRAITS, lacking
 from snnrun.source import Definition, definition
 
 
@@ -37,11 +37,8 @@ def list_parts(words: list[str]) -> int:
     group = groups[0]
     if group not in choices.groups:
         raise BadRequest(f"There is no group {group!r}.{closest(group, choices.groups)}")
-    wanted = fits if fits is not None else []
-    choices.compose(wanted)  # a mistake in them is not a misfit
-    names = [
-        n for n in choices.options(group) if fits is None or fitting(choices, group, n, wanted)
-    ]
+    wanted = fits or []
+    names = choices.options(group) if fits is None else fitting(choices, group, wanted)
     width = max((len(name) for name in names), default=0)
     for name in names:
         print(f"{name:<{width}}  {sentence(choices, group, name)}")
@@ -50,13 +47,22 @@ def list_parts(words: list[str]) -> int:
     return 0
 
 
-def fitting(choices: Choices, group: str, option: str, others: Sequence[str]) -> bool:
-    """Whether an option fits with others that are chosen."""
-    try:
-        composed(choices, [*others, f"{group}={option}"])
-    except BadRequest:
-        return False
-    return True
+def fitting(choices: Choices, group: str, others: Sequence[str]) -> list[str]:
+    """The options of a group that fit with others that are chosen. Raises `BadRequest` for a mistake in those."""
+    base = without_hydra(entered(choices, others))
+    found = []
+    for option in choices.options(group):
+        if group in base and choices.chooses_nothing(group, option):  # no need to compose anew
+            base[group] = choices.load(group, option)
+            if not check_types(base) and not lacking(base):
+                found.append(option)
+            continue
+        try:
+            composed(choices, [*others, f"{group}={option}"], warn=False)
+        except BadRequest:
+            continue
+        found.append(option)
+    return found
 
 
 def sentence(choices: Choices, group: str, option: str) -> str:

@@ -38,16 +38,22 @@ def composed(choices: Choices, overrides: Sequence[str], *, warn: bool = True) -
 
     Raises `BadRequest` with everything that is wrong.
     """
+    cfg = entered(choices, overrides)
+    plain, chosen = without_hydra(cfg), group_defaults(cfg)
+    complain(choices, plain, chosen)
+    for warning in ignored(plain, chosen, overrides) if warn else ():
+        print(warning, file=sys.stderr)
+    return cfg
+
+
+def entered(choices: Choices, overrides: Sequence[str]) -> DictConfig:
+    """A composed configuration, in which `${hydra:...}` has its values."""
     from hydra.core.hydra_config import HydraConfig
 
     cfg = choices.compose(overrides)
     with read_write(cfg.hydra.runtime):
         cfg.hydra.runtime.output_dir = "."  # loggers name it; the real one is not known yet
     HydraConfig.instance().set_config(cfg)
-    plain, chosen = without_hydra(cfg), group_defaults(cfg)
-    complain(choices, plain, chosen)
-    for warning in ignored(plain, chosen, overrides) if warn else ():
-        print(warning, file=sys.stderr)
     return cfg
 
 

@@ -127,6 +127,15 @@ class Choices:
         whole = (found.header or {}).get("package") == "_global_"
         return content.get(group, {}) if whole and group in GROUPS else content  # pyright: ignore[reportReturnType]
 
+    def chooses_nothing(self, group: str, option: str) -> bool:
+        """Whether an option is just values of its group: neither choices of others nor keys outside it."""
+        found = self.repository.load_config(f"{group}/{option}")
+        return (
+            found is not None
+            and not found.defaults_list
+            and not (found.header or {}).get("package")
+        )
+
     def file(self, group: str, option: str) -> Path | None:
         """The file of an option."""
         for source in self.repository.get_sources():

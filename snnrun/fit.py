@@ -58,21 +58,26 @@ def misfits(cfg: DictConfig, choices: Choices, chosen: Mapping[str, Any]) -> lis
     - `choices`: where options that would fit are looked for.
     - `chosen`: the option of every group.
     """
+    messages = []
+    for group, word in lacking(cfg):
+        lines = [f"{group}={chosen.get(group)} needs {word}, which none of the chosen parts has."]
+        lines += [f"  {where}   (now {chosen.get(g)})" for g, where in having(word, choices)]
+        messages.append("\n".join(lines))
+    return messages
+
+
+def lacking(cfg: DictConfig) -> list[tuple[str, str]]:
+    """Group and word, for every word that the chosen part of a group needs and no chosen part has."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     plain = {str(key): value for key, value in content.items()}
     present = traits(plain)
-    messages = []
-    for group in GROUPS:
-        found = part(plain, group)
-        missing = sorted(found[0].words("needs", found[1]) - present) if found else []
-        for word in missing:
-            lines = [
-                f"{group}={chosen.get(group)} needs {word}, which none of the chosen parts has."
-            ]
-            lines += [f"  {where}   (now {chosen.get(g)})" for g, where in having(word, choices)]
-            messages.append("\n".join(lines))
-    return messages
+    return [
+        (group, word)
+        for group in GROUPS
+        if (found := part(plain, group))
+        for word in sorted(found[0].words("needs", found[1]) - present)
+    ]
 
 
 def ignored(cfg: DictConfig, chosen: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -1,9 +1,9 @@
 """What answers without a run: quick, and without torch or lightning."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -31,24 +31,21 @@ finally:
 
 @pytest.mark.parametrize("words", QUICK, ids=" ".join)
 def test_answers_within_two_seconds_and_imports_nothing_heavy(words, tmp_path):
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", WITNESS, *words],
-            cwd=tmp_path,
-            env=dict(os.environ),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
-        assert done.stderr == "heavy imports: []\n"
-        if seconds[-1] < 2:
-            break
-    assert min(seconds) < 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", WITNESS, *words],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr == "heavy imports: []\n"
+    # of the processor: whoever else keeps the machine busy does not count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     assert not list(tmp_path.iterdir())
 
 
