@@ -10,7 +10,7 @@ INTENSITY = (
 MISFITS = {
     "model=convnet dataset=shd": (
         "model=convnet needs spatial, which none of the chosen parts has.\n"
-        "  dataset: cifar10, cifar100, cifar10_dvs, digits, dvs_gesture, fashion_mnist, mnist, nmnist"
+        "  dataset: cifar10, cifar100, cifar10_dvs, digits, dvs_gesture, fashion_mnist, imagenet, mnist, nmnist"
         "   (now shd)"
     ),
     "loss=spike_count": (
@@ -25,7 +25,7 @@ MISFITS = {
     "encoder=poisson dataset=nmnist": (
         f"encoder=poisson{INTENSITY}   (now nmnist)\n"
         "encoder=poisson needs static, which none of the chosen parts has.\n"
-        "  dataset: cifar10, cifar100, digits, fashion_mnist, mnist   (now nmnist)"
+        "  dataset: cifar10, cifar100, digits, fashion_mnist, imagenet, mnist   (now nmnist)"
     ),
     "rule=tssl neuron=lif": (
         "rule=tssl needs trace, which none of the chosen parts has.\n  neuron: psc_lif   (now lif)"
