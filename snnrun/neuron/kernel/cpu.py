@@ -94,7 +94,7 @@ class _Call:
         self.kept: list[Tensor] = []
         self.words: dict[str, int] = {"dense.outer": place.inner * self.wide.itemsize}
         rows = []
-        for i, value in enumerate(_constants(program, leaves, x.dim() - 1, backward=backward)):
+        for i, value in enumerate(constant_values(program, leaves, x.dim() - 1, backward=backward)):
             rows.append(value.numel() > 1)
             if rows[-1]:
                 self.step(f"constant.{i}", value)
@@ -147,7 +147,7 @@ class _Call:
                 future.result()
 
 
-def _constants(
+def constant_values(
     program: Program, leaves: list[Tensor], dims: int, *, backward: bool
 ) -> list[Tensor]:
     """The values of the graph that depend on parameters alone."""

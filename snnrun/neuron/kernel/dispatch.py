@@ -10,6 +10,7 @@ from torch import Tensor
 
 from snnrun.neuron.kernel.program import Program, program
 from snnrun.neuron.kernel.trace import Unprintable
+from snnrun.neuron.kernel.triton import check
 
 if TYPE_CHECKING:
     from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State
@@ -95,7 +96,10 @@ class Fused:
             return None
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         try:
-            return program(neuron, wide, dims - 1, self.own.backward_step if self.own else None)
+            found = program(neuron, wide, dims - 1, self.own.backward_step if self.own else None)
+            if found is not None and device == "cuda":
+                check(found.graph)
+            return found
         except Unprintable as error:
             kind = type(neuron)
             if (kind, str(error)) not in _told:
@@ -107,7 +111,7 @@ class Fused:
             return None
 
 
-_DEVICES = {"auto": ("cpu",), "numba": ("cpu",), "triton": ()}
+_DEVICES = {"auto": ("cpu", "cuda"), "numba": ("cpu",), "triton": ("cuda",)}
 
 
 def choose(kernel: "Kernel", choice: Choice) -> "Kernel":

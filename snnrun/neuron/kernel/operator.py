@@ -4,6 +4,7 @@ Eager code goes through an `autograd.Function`; code under `torch.compile` throu
 each of which is one node of its graph. Both run the same functions.
 """
 
+import os
 from types import ModuleType
 
 import torch
@@ -16,8 +17,12 @@ from snnrun.neuron.kernel.program import Program, named
 
 
 def backend(x: Tensor) -> ModuleType:
-    """The module that runs programs where `x` is."""
-    return cpu
+    """The module that runs programs where `x` is; Triton's interpreter takes the place of a GPU, if it is asked for."""
+    if x.device.type == "cpu" and "TRITON_INTERPRET" not in os.environ:
+        return cpu
+    from snnrun.neuron.kernel import cuda
+
+    return cuda
 
 
 class Sequence(torch.autograd.Function):

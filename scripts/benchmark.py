@@ -1,0 +1,339 @@
+"""Time our neurons against other libraries', in one process, interleaved, on the same inputs.
+
+    python scripts/benchmark.py                     # every row, one thread: process time
+    python scripts/benchmark.py --threads 2         # wall time
+    python scripts/benchmark.py --rows lif_t16 conv --repeats 21
+
+Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
+contestants run our layers with the same weights. Writes a CSV and prints the table as Markdown; each ratio is the
+peer's median over ours, with the quartiles of the ratios of neighbouring repeats.
+"""
+
+import argparse
+import csv
+import ctypes
+import importlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnrun.allocator import keep_freed_memory
+from snnrun.model import Layer
+from snnrun.neuron import LIF, Neuron, State, scan
+from snnrun.norm import BatchNorm
+from snnrun.surrogate import ATan
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    **Arguments:**
+
+    - `name`: the workload.
+    - `x`: input, (T, B, ...).
+    - `contestants`: networks by name; the first is ours, and ratios are to it.
+    - `precision`: of autocast, for contestants that have one.
+    - `moved`: bytes that no implementation can avoid to move; 0 if arithmetic is the limit.
+    """
+
+    name: str
+    x: Tensor
+    contestants: dict[str, nn.Module]
+    precision: dict[str, torch.dtype] = field(default_factory=dict)
+    moved: int = 0
+
+
+class SpikingJelly(nn.Module):
+    """SpikingJelly's LIF neuron, with the same definition and surrogate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        neuron = importlib.import_module("spikingjelly.activation_based.neuron")
+        surrogate = importlib.import_module("spikingjelly.activation_based.surrogate")
+        self.node = neuron.LIFNode(
+            tau=2.0, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.node.reset()
+        return self.node(x)
+
+
+class SnnTorch(nn.Module):
+    """snnTorch's leaky neuron; its reset comes one step later than ours, so its spikes differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        snntorch = importlib.import_module("snntorch")
+        surrogate = importlib.import_module("snntorch.surrogate")
+        self.node = snntorch.Leaky(beta=0.5, reset_mechanism="zero", spike_grad=surrogate.atan())
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, out = self.node.reset_mem(), []
+        for x_t in x.unbind(0):
+            spikes, membrane = self.node(x_t, membrane)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+class Norse(nn.Module):
+    """Norse's LIF neuron without a synaptic current."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        box = importlib.import_module("norse.torch.functional.lif_box")
+        parameters = box.LIFBoxParameters(tau_mem_inv=torch.as_tensor(500.0))
+        self.cell = importlib.import_module("norse.torch").LIFBoxCell(parameters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, out = None, []
+        for x_t in x.unbind(0):
+            spikes, state = self.cell(x_t, state)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+class Sinabs(nn.Module):
+    """sinabs' LIF neuron, which takes (B, T, ...)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = importlib.import_module("sinabs.layers")
+        self.node = layers.LIF(tau_mem=1.4427, norm_input=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.node.reset_states()
+        return self.node(x.transpose(0, 1)).transpose(0, 1)
+
+
+PEERS: dict[str, Callable[[], nn.Module]] = {
+    "spikingjelly": SpikingJelly,
+    "snntorch": SnnTorch,
+    "norse": Norse,
+    "sinabs": Sinabs,
+}
+
+
+class TwoStates(Neuron):
+    """A neuron as a user writes it: a synaptic current, a potential, and a learnable decay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.surrogate, self.w = ATan(), nn.Parameter(torch.tensor([1.0]))
+
+    def init_state(self, x: Tensor) -> State:
+        return torch.zeros_like(x), torch.zeros_like(x)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        current, v = state
+        decay = torch.sigmoid(self.w)
+        current = 0.5 * current + x
+        v = decay * v + (1 - decay) * current
+        s = self.surrogate(v - 1)
+        return s, (current, v - s.detach())
+
+
+def peers(wanted: list[str]) -> Iterator[str]:
+    """Those that can be imported; the others are named."""
+    for name in wanted:
+        try:
+            importlib.import_module(name)
+            yield name
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+
+
+def by_steps(neuron: Neuron) -> Neuron:
+    """The same neuron, run step by step in torch."""
+    neuron.kernel = scan
+    return neuron
+
+
+def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
+    """The workloads. `scale` divides their sizes."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*(shape[0], *(max(n // scale, 2) for n in shape[1:]))) * 2
+
+    def conv(make: Callable[[], nn.Module]) -> nn.Module:
+        torch.manual_seed(0)
+        first = Layer(nn.Conv2d(3, 64, 3, padding=1, bias=False), BatchNorm(64), make())
+        return nn.Sequential(
+            first, Layer(nn.Conv2d(64, 64, 3, padding=1, bias=False), BatchNorm(64), make())
+        )
+
+    def dense(make: Callable[[], nn.Module]) -> nn.Module:
+        torch.manual_seed(0)
+        return Layer(nn.Linear(512, 512), None, make())
+
+    def sew(make: Callable[[], nn.Module]) -> nn.Module:
+        from snnrun.model import SEWResNet
+
+        torch.manual_seed(0)
+        return SEWResNet(
+            lambda channels: make(),  # pyright: ignore[reportArgumentType]
+            BatchNorm,
+            lambda features, classes: Layer(nn.Linear(features, classes), None, None),
+            (3, 32, 32),
+            10,
+        )
+
+    ours, main = {"ours": lambda: LIF(ATan())}, [n for n in libraries if n == "spikingjelly"]
+    builders = {**ours, **{name: PEERS[name] for name in libraries}}
+    only = {**ours, **{name: PEERS[name] for name in main}}
+    for steps, size in ((4, 1 << 20), (16, 1 << 19), (64, 1 << 17), (500, 1 << 14)):
+        if f"lif_t{steps}" in wanted:
+            x = draw(steps, size).unsqueeze(1)
+            # forward reads x and writes spikes, backward reads x and a gradient and writes one
+            moved = 5 * x.numel() * x.element_size()
+            yield Row(f"lif_t{steps}", x, {n: make() for n, make in builders.items()}, moved=moved)
+    if "linear" in wanted:
+        x = torch.randn(max(500 // scale, 2), 16, 512)
+        yield Row("linear", x, {n: dense(make) for n, make in only.items()})
+    image = (4, 16, 3, 32, 32) if scale == 1 else (2, 2, 3, 8, 8)
+    if "conv" in wanted:
+        yield Row("conv", torch.randn(*image), {n: conv(make) for n, make in only.items()})
+    if "conv_bf16" in wanted:
+        nets = {"ours": conv(ours["ours"]), "ours float32": conv(ours["ours"])}
+        yield Row("conv_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
+    image = (4, 8, 3, 32, 32) if scale == 1 else (2, 2, 3, 32, 32)
+    if "sew" in wanted:
+        yield Row("sew", torch.randn(*image), {n: sew(make) for n, make in only.items()})
+    if "sew_bf16" in wanted:
+        nets = {"ours": sew(ours["ours"]), "ours float32": sew(ours["ours"])}
+        yield Row("sew_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
+    if "user" in wanted:
+        x = draw(16, 1 << 18).unsqueeze(1)
+        yield Row("user", x, {"ours": TwoStates(), "scan": by_steps(TwoStates())})
+
+
+ROWS = ("lif_t4", "lif_t16", "lif_t64", "lif_t500", "linear", "conv", "conv_bf16", "sew")
+ROWS = (*ROWS, "sew_bf16", "user")
+
+
+def step(net: nn.Module, x: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Forward and backward; returns the output."""
+    net.zero_grad()
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        out = net(x)
+    out.backward(weights.to(out.dtype))
+    return out.detach()
+
+
+def peak(run: Callable[[], Any]) -> float:
+    """By how many MB the process grows at most while something runs; nan where Linux does not say."""
+    status = Path("/proc/self/status")
+
+    def read(key: str) -> int:
+        line = next(s for s in status.read_text().splitlines() if s.startswith(key))
+        return int(line.split()[1])
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = read("VmRSS")
+        run()
+        return (read("VmHWM") - before) / 1024
+    except (OSError, StopIteration, AttributeError):
+        return float("nan")
+
+
+def bandwidth(clock: Callable[[], float]) -> float:
+    """Bytes a second that a copy of a large tensor moves, read and written."""
+    one = torch.randn(1 << 24)
+    other = torch.empty_like(one)
+    seconds = []
+    for _ in range(7):
+        begin = clock()
+        other.copy_(one)
+        seconds.append(clock() - begin)
+    return 2 * one.numel() * one.element_size() / statistics.median(seconds)
+
+
+def measure(
+    row: Row, repeats: int, clock: Callable[[], float], speed: float
+) -> list[dict[str, Any]]:
+    """One line of results for each contestant."""
+    x = row.x
+    run = {
+        name: lambda net=net, name=name: step(net, x, weights, row.precision.get(name))
+        for name, net in row.contestants.items()
+    }
+    with torch.no_grad():
+        shape = row.contestants["ours"](x).shape
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    outs = {name: one() for name, one in run.items()}  # warms up, too
+    agree = {n: (o.float() == outs["ours"].float()).float().mean().item() for n, o in outs.items()}
+    del outs
+    memory = {name: peak(one) for name, one in run.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in run}
+    for _ in range(repeats):
+        for name, one in run.items():
+            begin = clock()
+            one()
+            seconds[name].append(clock() - begin)
+    found = []
+    for name, taken in seconds.items():
+        ratios = [a / b for a, b in zip(taken, seconds["ours"], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4) if repeats > 1 else ratios * 3
+        ratio = statistics.median(taken) / statistics.median(seconds["ours"])
+        found.append(
+            {
+                "workload": row.name,
+                "contestant": name,
+                "ms": round(1e3 * statistics.median(taken), 3),
+                "ratio to ours": round(ratio, 2),
+                "quartiles": f"{low:.2f}-{high:.2f}",
+                "peak MB": round(memory[name], 1),
+                "outputs equal": f"{agree[name]:.4f}",
+                "limit ms": round(1e3 * row.moved / speed, 3) if row.moved else "",
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--scale", type=int, default=1, help="divides all sizes, for tests")
+    parser.add_argument("--csv", type=Path, help="where to write the results")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    kept = keep_freed_memory()
+    clock = time.process_time if given.threads == 1 else time.perf_counter
+    speed = bandwidth(clock)
+    libraries, results = [*peers(given.peers)], []
+    for row in rows(given.rows, libraries, given.scale):
+        results += measure(row, given.repeats, clock, speed)
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {given.threads} thread(s), "
+        f"{'process' if given.threads == 1 else 'wall'} time, median of {given.repeats}, freed memory"
+        f" {'kept' if kept else 'handed back'}, copy {speed / 1e9:.1f} GB/s"
+    )
+    with suppress(IndexError):
+        print("| " + " | ".join(results[0]) + " |\n|" + " --- |" * len(results[0]))
+    for line in results:
+        print("| " + " | ".join(map(str, line.values())) + " |")
+    if given.csv and results:
+        with given.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, results[0])
+            writer.writeheader()
+            writer.writerows(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Triton kernels: their source as stored, and what they compute in Triton's interpreter, which needs no GPU.
+
+`python tests/neuron/kernel/test_triton.py` stores the sources afresh, after a change that is meant.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from snnrun.config import Choices, instantiate
+from snnrun.neuron import Neuron
+from snnrun.neuron.kernel import Fused
+from snnrun.neuron.kernel.graph import Graph
+from snnrun.neuron.kernel.llvm import Signature, backward_outputs, constants, forward_outputs
+from snnrun.neuron.kernel.trace import Unprintable
+from snnrun.neuron.kernel.triton import check, source
+
+STORED = Path(__file__).parent / "printed"
+CHOICES = Choices()
+
+RUN = """
+import warnings, torch
+from snnrun.neuron import ALIF, IF, LI, LIF, PLIF, PSCLIF, CubaLIF, OwnBackward, scan
+from snnrun.neuron.base import wide
+from snnrun.neuron.kernel import Fused, choose
+from snnrun.rule.tssl import Timing
+from snnrun.surrogate import ATan, Dspike, Sigmoid, Triangle
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", "divide by zero")  # the interpreter is made of numpy
+neurons = [
+    LIF(ATan()), LIF(Triangle(), reset="none", learnable=True), IF(ATan(), reset="soft"), LI(), CubaLIF(Sigmoid()),
+    PLIF(Dspike(), per_channel=True, channels=3, detach_reset=False), ALIF(Triangle(), learnable=True),
+]
+pairs = [(n, Fused(), scan) for n in neurons]
+pairs.append((PSCLIF(ATan()), choose(OwnBackward(Timing()), "auto"), OwnBackward(Timing())))
+for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+    for neuron, *kernels in pairs:
+        neuron = neuron.double() if dtype == torch.float64 else neuron.float()
+        assert Fused().program(neuron, torch.zeros(1, 1, 3, 1, dtype=dtype)) is not None
+        torch.manual_seed(0)
+        for x in (torch.randn(5, 2, 3, 70), torch.randn(1, 1, 3, 1), torch.randn(3, 4, 3).transpose(0, 1)):
+            found = []
+            for kernel in kernels:
+                leaf = (2 * x).to(dtype).requires_grad_()
+                out, state = kernel(neuron, leaf, neuron.init_state(wide(leaf[0])))
+                loss = (out * torch.cos(out.detach() + leaf.detach())).sum() + sum(s.sin().sum() for s in state)
+                found.append([out, *state, *torch.autograd.grad(loss, [leaf, *neuron.parameters()])])
+            for i, (one, other) in enumerate(zip(*found, strict=True)):
+                bound = 0 if i <= len(state) else loose * other.abs().max().item()
+                assert (one - other).abs().max() <= bound, (neuron, i)
+            assert torch.equal(Fused().from_rest(neuron, leaf), found[0][0])
+print("equal")
+"""
+
+
+def test_equal_in_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+def printed(option: str) -> str:
+    """Both kernels of a neuron as its YAML has it."""
+    parts = {
+        "surrogate": CHOICES.load("surrogate", "atan"),
+        "neuron": CHOICES.load("neuron", option),
+    }
+    neuron = instantiate(OmegaConf.create(parts).neuron, channels=3)
+    assert isinstance(neuron, Neuron)
+    found = Fused().program(neuron, torch.zeros(1, 1, 3))
+    assert found is not None
+    texts = []
+    for backward, outputs in ((False, forward_outputs), (True, backward_outputs)):
+        values = constants(found.graph, outputs(found.graph))
+        signature = Signature("float32", (False,) * len(values))
+        text = source(found.graph, signature, backward=backward)
+        texts.append(text[text.rindex("@triton.jit") :])
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("option", CHOICES.options("neuron"))
+def test_source_is_the_stored_one(option):
+    assert printed(option) == (STORED / f"{option}.txt").read_text()
+
+
+def test_an_operation_that_triton_lacks():
+    graph = Graph()
+    graph.add("expm1", graph.input("x"))
+    with pytest.raises(Unprintable, match="expm1 in a Triton kernel"):
+        check(graph)
+
+
+if __name__ == "__main__":
+    STORED.mkdir(exist_ok=True)
+    for name in CHOICES.options("neuron"):
+        (STORED / f"{name}.txt").write_text(printed(name))

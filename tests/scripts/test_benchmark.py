@@ -1,0 +1,33 @@
+"""The benchmark runs every row on tiny sizes, without any peer; its times are not looked at."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_row_on_tiny_sizes(tmp_path):
+    rows = ["lif_t4", "lif_t500", "linear", "conv", "conv_bf16", "sew", "user"]
+    table = tmp_path / "table.csv"
+    words = ["--peers", "--repeats", "1", "--scale", "4096", "--csv", str(table), "--rows", *rows]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    with table.open() as file:
+        lines = [*csv.DictReader(file)]
+    assert [line["workload"] for line in lines] == [
+        *("lif_t4", "lif_t500", "linear", "conv", "conv_bf16", "conv_bf16"),
+        *("sew", "user", "user"),
+    ]
+    assert all(float(line["ms"]) > 0 for line in lines)
+    equal = {line["contestant"]: float(line["outputs equal"]) for line in lines}
+    assert equal["ours"] == equal["scan"] == 1
+    assert done.stdout.count("\n| ") == len(lines) + 2  # names of columns, and a line
