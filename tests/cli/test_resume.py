@@ -182,7 +182,8 @@ def test_ctrl_c_and_sigterm_save_in_the_middle_of_an_epoch(whole, place):
     words = (*CONFIGURATION, "hydra.run.dir=stopped")
     for start, (number, name), steps in (
         (words, (BATCHES + 4, "SIGINT"), 21 + 3),
-        (("resume", "stopped"), (2 * BATCHES - 1, "SIGTERM"), 21 * 3 - 1),
+        # goes on behind the six batches of the second epoch, so that the 82nd is the sixth of the fourth
+        (("resume", "stopped"), (2 * BATCHES - 1, "SIGTERM"), 21 * 3 + 3),
     ):
         done = run(place, *start, stop=(str(number), name))
         assert done.returncode == 130
