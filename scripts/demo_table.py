@@ -90,7 +90,7 @@ def table(rows: list[dict[str, object]]) -> str:
         energy, ann = mean(over("energy_nj")) / 1000, mean(over("ann_energy_nj")) / 1000
         lines.append(
             f"| `{command}` | {runs} | {mean(acc):.2f}{spread} % | {members[0]['epochs']} |"
-            f" {mean(over('seconds')):,.0f} s, {'/'.join(sorted(threads))} threads |"
+            f" {mean(over('seconds')):,.0f} s, {'/'.join(sorted(threads))} thread{'' if threads == {'1'} else 's'} |"
             f" {mean(over('rate')):.3f} | {energy:.3g} uJ, {ann:.3g} uJ |"
         )
     machines = sorted({f"{r['cpu']}, torch {r['torch']}" for r in rows})
