@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from snnrun.neuron.kernel import llvm, native
+from snnrun.neuron.kernel import llvm, native, plan
 from snnrun.neuron.kernel.graph import Graph
 from snnrun.neuron.kernel.layout import Layout, Rows, layout
 from snnrun.neuron.kernel.program import Program
@@ -29,7 +29,7 @@ def forward(
     place = layout(x)
     call = _Call(program, x, leaves, place, backward=False)
     out = place.like(x, len(x))
-    after = [place.step(x, call.wide) for _ in range(llvm.states(program.graph))] if finals else []
+    after = [place.step(x, call.wide) for _ in range(plan.states(program.graph))] if finals else []
     if x.numel():
         call.over_time("x", place.rows(x))
         call.over_time("out", place.rows(out))
@@ -54,7 +54,7 @@ def backward(
     graph, place = program.graph, layout(x)
     call = _Call(program, x, leaves, place, backward=True)
     grad_x = place.like(x, len(x))
-    count, shared = llvm.states(graph), llvm.of_leaves(graph)
+    count, shared = plan.states(graph), plan.of_leaves(graph)
     grad_before = [place.step(x, call.wide) for _ in range(count)] if grad_starts else []
     of_leaves = {name.removeprefix("grad.leaf."): place.step(x, call.wide) for name in shared}
     if x.numel():
@@ -101,7 +101,7 @@ class _Call:
             else:
                 bits = struct.pack("<d", value.item())
                 self.words[f"constant.{i}"] = struct.unpack("<q", bits)[0]
-        self.signature = llvm.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
+        self.signature = plan.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
 
     def over_time(self, name: str, rows: Rows) -> None:
         self.kept.append(rows.tensor)
@@ -162,19 +162,19 @@ def constant_values(
 
 
 _cached: dict[tuple[int, bool], tuple[Graph, list[int]]] = {}
-_functions: dict[tuple[int, llvm.Signature, bool], tuple[Graph, native.Function, list[str]]] = {}
+_functions: dict[tuple[int, plan.Signature, bool], tuple[Graph, native.Function, list[str]]] = {}
 
 
 def _places(graph: Graph, backward: bool) -> list[int]:
     key = (id(graph), backward)
     if key not in _cached:
-        names = llvm.backward_outputs(graph) if backward else llvm.forward_outputs(graph)
-        _cached[key] = graph, llvm.constants(graph, names)
+        names = plan.backward_outputs(graph) if backward else plan.forward_outputs(graph)
+        _cached[key] = graph, plan.constants(graph, names)
     return _cached[key][1]
 
 
 def _function(
-    graph: Graph, signature: llvm.Signature, backward: bool
+    graph: Graph, signature: plan.Signature, backward: bool
 ) -> tuple[native.Function, list[str]]:
     key = (id(graph), signature, backward)
     if key not in _functions:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrun.neuron.kernel import cpu, llvm, triton
+from snnrun.neuron.kernel import cpu, plan, triton
 from snnrun.neuron.kernel.cache import digest, folder
 from snnrun.neuron.kernel.layout import Layout, layout
 from snnrun.neuron.kernel.program import Program
@@ -25,7 +25,7 @@ def forward(
     """As `cpu.forward`."""
     call = _Call(program, x, leaves, backward=False)
     out = call.place.like(x, len(x))
-    after = [call.place.step(x, call.wide) for _ in range(llvm.states(program.graph))]
+    after = [call.place.step(x, call.wide) for _ in range(plan.states(program.graph))]
     call.over_time("x", x)
     call.over_time("out", out)
     call.starts(state)
@@ -47,7 +47,7 @@ def backward(
     """As `cpu.backward`."""
     graph = program.graph
     call = _Call(program, x, leaves, backward=True)
-    count, shared = llvm.states(graph), llvm.of_leaves(graph)
+    count, shared = plan.states(graph), plan.of_leaves(graph)
     grad_x = call.place.like(x, len(x))
     before = [call.place.step(x, call.wide) for _ in range(count)]
     of_leaves = {name.removeprefix("grad.leaf."): call.place.step(x, call.wide) for name in shared}
@@ -62,7 +62,7 @@ def backward(
         call.step(f"grad_before_{i}", before[i])
     for i, g in enumerate(of_leaves.values()):
         call.step(f"grad_leaf_{i}", g)
-    size = len(x) * len(llvm.kept(graph)) * call.place.outer * call.place.inner
+    size = len(x) * len(plan.kept(graph)) * call.place.outer * call.place.inner
     call.given["kept"] = torch.empty(size, dtype=call.wide, device=x.device)
     call.run(len(x))
     shapes = dict(zip(program.leaves, leaves, strict=True))
@@ -88,7 +88,7 @@ class _Call:
                 self.step(f"constant_{i}", value)
             else:
                 self.given[f"constant_{i}"] = value.to(self.wide).reshape(1)
-        self.signature = llvm.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
+        self.signature = plan.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
 
     def over_time(self, name: str, tensor: Tensor) -> None:
         rows = self.place.rows(tensor)
@@ -99,7 +99,7 @@ class _Call:
 
     def starts(self, state: list[Tensor]) -> None:
         graph = self.program.graph
-        for i in range(llvm.states(graph)):
+        for i in range(plan.states(graph)):
             if state:
                 self.step(f"before_{i}", state[i])
             else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.program import Program, program
-from snnrun.neuron.kernel.trace import Unprintable
 from snnrun.neuron.kernel.triton import check
 
 if TYPE_CHECKING:

@@ -7,66 +7,25 @@ passes. Nothing is reassociated or contracted, so results equal torch's bit for 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from snnrun.neuron.kernel.assembly import Numbers, Text
 from snnrun.neuron.kernel.cut import cut
 from snnrun.neuron.kernel.graph import Graph
+from snnrun.neuron.kernel.plan import (
+    Signature,
+    backward_outputs,
+    constants,
+    forward_outputs,
+    kept,
+    of_leaves,
+    states,
+    until,
+)
 
 BYTES = 64  # of a vector: two registers of AVX2, one of AVX-512, four of NEON
 # how a tensor's elements are stored, and in what they are computed
 STORED = {"float32": "float", "float64": "double", "bfloat16": "i16", "float16": "half"}
 COMPUTED = {"float32": "float", "float64": "double", "bfloat16": "float", "float16": "float"}
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a program is printed for besides its graph.
-
-    **Arguments:**
-
-    - `dtype`: of input and output; the state is wider if that is half.
-    - `rows`: of each value made of parameters: whether it differs between elements.
-    """
-
-    dtype: str
-    rows: tuple[bool, ...]
-
-
-def constants(graph: Graph, outputs: list[str]) -> list[int]:
-    """The places whose value depends on parameters alone and is read by something that depends on more."""
-    varies: set[int] = set()
-    wanted = graph.needed([graph.outputs[name] for name in outputs])
-    for place in wanted:
-        node = graph.nodes[place]
-        alone = node.op == "input" and str(node.value).startswith("leaf.")
-        if (node.op == "input" and not alone) or varies & set(node.args):
-            varies.add(place)
-    fixed = {p for p in wanted if p not in varies and graph.nodes[p].op != "const"}
-    fixed = {p for p in fixed if graph.inputs([p])}
-    read = {a for p in varies for a in graph.nodes[p].args if a in fixed}
-    return sorted(read | {graph.outputs[n] for n in outputs if graph.outputs[n] in fixed})
-
-
-def states(graph: Graph) -> int:
-    """The number of states."""
-    return sum(name.startswith("start.") for name in graph.outputs)
-
-
-def of_leaves(graph: Graph) -> list[str]:
-    """The outputs that are gradients of parameters."""
-    return [name for name in graph.outputs if name.startswith("grad.leaf.")]
-
-
-def forward_outputs(graph: Graph) -> list[str]:
-    """What a forward program computes."""
-    return ["out", *(f"state.{i}" for i in range(states(graph)))]
-
-
-def backward_outputs(graph: Graph) -> list[str]:
-    """What a backward program computes, the states that it runs through first included."""
-    back = ["grad.x", *(f"grad.state.{i}" for i in range(states(graph))), *of_leaves(graph)]
-    return [*(f"state.{i}" for i in range(states(graph))), *back]
 
 
 def slots(graph: Graph, signature: Signature, *, backward: bool) -> list[str]:
@@ -89,11 +48,6 @@ def scratch_rows(graph: Graph, steps: int, *, backward: bool) -> int:
     """How many rows of a block the scratch buffer must hold."""
     count = states(graph)
     return steps * len(kept(graph)) + 2 * count + len(of_leaves(graph)) if backward else count
-
-
-def kept(graph: Graph) -> list[int]:
-    """The places of what a backward program keeps of each step; the input is read again instead."""
-    return [place for place in cut(graph) if graph.nodes[place].value != "x"]
 
 
 class _Program:
@@ -261,7 +215,7 @@ class _Program:
         """Print the computation of some places from inputs by name and from values that are held already."""
         values = dict(held)
         known = {place: k for k, place in enumerate(self.constants)}
-        for place in _until(self.graph, places, {*known, *held}):
+        for place in until(self.graph, places, {*known, *held}):
             node = self.graph.nodes[place]
             if place in held:
                 continue
@@ -364,19 +318,6 @@ class _Program:
         elif kind == "half":
             value = let(f"fptrunc {n.type} {value} to {stored}")
         self.text.do(f"store {stored} {value}, ptr {place}, align {self.stored_size}")
-
-
-def _until(graph: Graph, outputs: list[int], known: set[int]) -> list[int]:
-    """The places that outputs depend on, in order, nothing below a known one."""
-    seen: set[int] = set()
-    waiting = list(outputs)
-    while waiting:
-        place = waiting.pop()
-        if place not in seen:
-            seen.add(place)
-            if place not in known:
-                waiting.extend(graph.nodes[place].args)
-    return sorted(seen)
 
 
 def source(graph: Graph, signature: Signature, *, backward: bool) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnrun.neuron.kernel import cpu
 from snnrun.neuron.kernel.layout import layout
-from snnrun.neuron.kernel.llvm import states
+from snnrun.neuron.kernel.plan import states
 from snnrun.neuron.kernel.program import Program, named
 
 

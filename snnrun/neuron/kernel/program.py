@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.cache import digest, read, write
 from snnrun.neuron.kernel.graph import Graph
-from snnrun.neuron.kernel.trace import BackwardStep, Unprintable, compare, trace
+from snnrun.neuron.kernel.trace import BackwardStep, compare, trace
 
 # of a module's attributes, those that no step reads
 _BLIND = frozenset(nn.Module().__dict__) - {"training"} | {"kernel"}

@@ -5,8 +5,9 @@ lives as long as the call; only the input is saved between the passes. Launched 
 equal torch's bit for bit but for `graph.ROUGH`.
 """
 
+from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.graph import Graph
-from snnrun.neuron.kernel.llvm import (
+from snnrun.neuron.kernel.plan import (
     Signature,
     backward_outputs,
     constants,
@@ -14,8 +15,8 @@ from snnrun.neuron.kernel.llvm import (
     kept,
     of_leaves,
     states,
+    until,
 )
-from snnrun.neuron.kernel.trace import Unprintable
 
 _SYMBOLS = {
     **{"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "neg": "-{}", "abs": "tl.abs({})"},
@@ -104,7 +105,7 @@ def source(graph: Graph, signature: Signature, *, backward: bool) -> str:
 
     def compute(places: list[int], known: dict[int, str]) -> list[str]:
         lines, values = [], {**known, **held}
-        for place in _until(graph, places, set(values)):
+        for place in until(graph, places, set(values)):
             node = graph.nodes[place]
             if place in values:
                 continue
@@ -197,18 +198,6 @@ def source(graph: Graph, signature: Signature, *, backward: bool) -> str:
 
 
 _INPUTS = {"x": "x_t", "grad.out": "grad_out_t"}
-
-
-def _until(graph: Graph, outputs: list[int], known: set[int]) -> list[int]:
-    seen: set[int] = set()
-    waiting = list(outputs)
-    while waiting:
-        place = waiting.pop()
-        if place not in seen:
-            seen.add(place)
-            if place not in known:
-                waiting.extend(graph.nodes[place].args)
-    return sorted(seen)
 
 
 def _together(names: list[str], values: list[str]) -> list[str]:

@@ -47,7 +47,6 @@ def test_many_processes_on_an_empty_cache_and_damaged_files(tmp_path):
     assert all(found[:2] == first[0][:2] for found in first)
     files = sorted(tmp_path.iterdir())
     assert {f.suffix for f in files} == {".json", ".o"}, "unfinished files stay behind"
-    assert lines(start(tmp_path)) == [*first[0][:2], "traced 0"]
     for number, file in enumerate(files):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2] if number % 2 else b"x" * len(content))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from snnrun.neuron import LIF, Neuron, State, scan
 from snnrun.neuron.kernel import Fused
+from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.cut import cut
 from snnrun.neuron.kernel.graph import Graph
 from snnrun.neuron.kernel.program import program
-from snnrun.neuron.kernel.trace import Unprintable, trace
+from snnrun.neuron.kernel.trace import trace
 from snnrun.surrogate import ATan, Surrogate
 
 UNARY = {

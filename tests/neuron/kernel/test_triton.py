@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from snnrun.config import Choices, instantiate
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import Fused
+from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.graph import Graph
-from snnrun.neuron.kernel.llvm import Signature, backward_outputs, constants, forward_outputs
-from snnrun.neuron.kernel.trace import Unprintable
+from snnrun.neuron.kernel.plan import Signature, backward_outputs, constants, forward_outputs
 from snnrun.neuron.kernel.triton import check, source
 
 STORED = Path(__file__).parent / "printed"
