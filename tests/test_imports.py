@@ -48,7 +48,10 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         | {"checkpoint", "config", "fit", "result", "allocator", "seed"},
         {*LIGHTNING, *HYDRA, "numpy"},
     ),
-    "launch": ({"check", "config", "run", "result", "callback", "dataset", "learner"}, HYDRA),
+    "launch": (
+        {"check", "config", "run", "result", "callback", "dataset", "learner"},
+        {*HYDRA, "yaml"},
+    ),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
     "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml"}),
     "report.request": ({"check", "config"}, {"omegaconf"}),

@@ -200,7 +200,7 @@ def test_pooled_and_dropped_traces(kind, dtype):
     nn.init.ones_(copy.weight)
     net = nn.Sequential(
         tracing(Layer(copy, None, IF(ATan()))),
-        Pool(kind, 2, 1.1 if kind == "sum" else 1.0),
+        Pool(kind, 2, gain=1.1 if kind == "sum" else 1.0),
         Dropout(0.999),
         Pool(kind, 1),
         nn.Flatten(2),

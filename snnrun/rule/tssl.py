@@ -111,7 +111,7 @@ class RateWarmup:
         assert isinstance(neuron, PSCLIF)
         with torch.no_grad():
             out, final = self.silent(neuron, x, state)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or x.is_meta:  # a dry run has no numbers to decide by
             return out, final
         # the sum of all s[t] = a[t-1] + tau_s (a[t] - a[t-1])
         before, after = state[1].detach(), final[1]

@@ -3,12 +3,12 @@
 import pytest
 
 NEURON = "\n  neuron: alif, cuba_lif, if, li, lif, plif, psc_lif"
-MODEL = "\n  model: convnet, mlp, recurrent"
+MODEL = "\n  model: convnet, event_resnet, mlp, plain_net, recurrent, sew_resnet, spiking_resnet"
 LIF = (
     "\n  neuron: surrogate, tau, threshold, reset, reset_value, decay_input, detach_reset,"
     " learnable, per_channel"
 )
-VERBS = "Verbs are list, show, check, eval, resume, rerun, plot, new."
+VERBS = "Verbs are list, show, check, eval, resume, rerun, paper, plot, new."
 
 WRONG = {
     # groups

@@ -201,7 +201,7 @@ def test_pool_by_definition(size, side):
 @pytest.mark.parametrize("size", [2, 3])
 def test_sum_pool_is_the_mean_times_the_window_and_a_gain(size, gain):
     x = double(3, 2, 4, 7, 6).requires_grad_()
-    out = Pool("sum", size, gain)(x)
+    out = Pool("sum", size, gain=gain)(x)
     expected = gain * size**2 * Pool("avg", size)(x)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-14)
     (grad,) = torch.autograd.grad(out.sum(), x)
@@ -284,6 +284,6 @@ def test_layers_and_parts_come_in_order_with_their_names():
 
 def test_what_parts_say_of_themselves():
     assert repr(Pool("avg", 3)) == "Pool(avg, 3)"
-    assert repr(Pool("sum", 2, 1.1)) == "Pool(sum, 2, gain=1.1)"
+    assert repr(Pool("sum", 2, gain=1.1)) == "Pool(sum, 2, gain=1.1)"
     assert repr(Dropout(0.2)) == "Dropout(p=0.2)"
     assert repr(Dropout(0.2, "row")) == "Dropout(p=0.2, share=row)"

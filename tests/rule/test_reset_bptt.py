@@ -9,7 +9,6 @@ from torch import Tensor
 
 from snnrun.config import Choices, instantiate
 from snnrun.neuron import LI, PSCLIF, carry
-from snnrun.neuron.base import scan
 from snnrun.rule import ResetBPTT
 from snnrun.rule.reset_bptt import ResetStep
 
@@ -68,7 +67,7 @@ def test_without_a_path_through_the_membrane(reset):
 
 def test_kernels():
     rule, made = ResetBPTT("leak"), neuron("atan")
-    assert rule.kernel(LI()) is scan
+    assert rule.kernel(LI()) is LI.kernel
     kernel = rule.kernel(made)
     assert pickle.loads(pickle.dumps(kernel)) == kernel
     assert kernel.backward_step == ResetStep("leak")  # pyright: ignore[reportFunctionMemberAccess]
