@@ -70,6 +70,7 @@ def test_the_verb(capsys):
     )
 
 
+@pytest.mark.slow  # continuous integration runs the command itself
 def test_check_all_tells_of_every_experiment(capsys, tmp_path, monkeypatch):
     folder = tmp_path / "experiment" / "paper"
     folder.mkdir(parents=True)

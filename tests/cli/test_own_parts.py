@@ -86,7 +86,13 @@ def test_eval_and_rerun_trust_it_only_with_its_folder(mine, lab, warm):
     assert json.loads(done.stdout)["metrics"]["test/acc"] == result["metrics"]["test/acc"]
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS.items())
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(*part, marks=[] if part[0] == "neuron" else pytest.mark.slow)
+        for part in PARTS.items()
+    ],
+)
 def test_list_and_show(kind, name, lab, warm):
     for flags in (OURS, ("--config-dir=conf",), ("hydra.searchpath=[file://conf]",)):
         done = warm("list", kind, *flags, cwd=lab)
