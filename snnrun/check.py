@@ -146,7 +146,7 @@ def check(words: list[str]) -> int:
 
 
 def check_papers(choices: Choices, overrides: Sequence[str]) -> tuple[int, int]:
-    """Compose every row of every published table whose experiment there is; returns how many, and how many fail."""
+    """Compose every row of every published table; returns how many there are, and how many fail."""
     from snnrun.report import table
 
     count = failed = 0
@@ -159,10 +159,11 @@ def check_papers(choices: Choices, overrides: Sequence[str]) -> tuple[int, int]:
             count, failed = count + 1, failed + 1
             continue
         for row in rows:
-            if row.experiment not in experiments:
-                print(f"absent  paper {key}/{row.name}: there is no experiment {row.experiment}")
-                continue
             count += 1
+            if row.experiment not in experiments:
+                failed += 1
+                print(f"FAILED  paper {key}/{row.name}: there is no experiment {row.experiment}")
+                continue
             try:
                 composed(choices, [*row.words, *overrides], warn=False)
                 print(f"ok      paper {key}/{row.name}: {' '.join(row.words)}")

@@ -104,12 +104,12 @@ def test_check_all_composes_every_row_of_every_paper(capsys, tmp_path, monkeypat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.yaml").write_text(text)
     monkeypatch.setattr("snnrun.report.table.keys", lambda choices: ["table", "wrong"])
-    assert check_papers(Choices([str(tmp_path)]), []) == (3, 2)
+    assert check_papers(Choices([str(tmp_path)]), []) == (4, 3)
     told = capsys.readouterr().out.splitlines()
     good, bad, later, wrong = (line for line in told if " paper " in line)
     assert good == "ok      paper table/good: experiment=mine/small ema=0.5"
     assert bad.startswith("FAILED  paper table/bad: loss=spike_count needs spiking_output,")
-    assert later == "absent  paper table/later: there is no experiment mine/large"
+    assert later == "FAILED  paper table/later: there is no experiment mine/large"
     assert wrong.startswith("FAILED  paper wrong: ") and wrong.endswith("it has no rows")
 
 

@@ -49,6 +49,7 @@ def test_a_bar_on_a_terminal_of_80_columns(warm, tmp_path):
     reader = threading.Thread(target=lambda: pieces.extend(read(ours)))
     reader.start()
     words = ("trainer.max_epochs=2", "trainer.limit_train_batches=4", "hydra.run.dir=run")
+    words += ("dataset.batch_size=1",)  # so many steps that every bar is drawn before it ends
     done = warm(*words, cwd=tmp_path, out=os.ttyname(theirs), COLUMNS="80", TERM="xterm")
     os.close(theirs)
     reader.join(30)
@@ -57,9 +58,13 @@ def test_a_bar_on_a_terminal_of_80_columns(warm, tmp_path):
     assert done.returncode == 0, text
 
     plain = CONTROL.sub(lambda found: found[3] or "", text)
-    assert re.search(r"Epoch 1/2 +━+ 0/4 ", plain) and re.search(
-        r"Epoch 2/2 +━+ 4/4 ", plain
-    )  # validation and test may end before they are drawn
+    for bar in (
+        r"Epoch 1/2 +━+ 0/4 ",
+        r"Epoch 2/2 +━+ 4/4 ",
+        r"Validation +━+ \d+/\d+ ",
+        r"Testing +━+ \d+/\d+ ",
+    ):
+        assert re.search(bar, plain), bar
     bars = [line for line in re.split(r"[\r\n]+", plain) if "━" in line]
     assert max(map(len, bars)) <= 80
 
