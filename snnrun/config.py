@@ -44,6 +44,8 @@ SETTINGS = {
     "test_every_epoch": "bool",
     "keep_memory": "bool",
     "channels_last": "bool",
+    "recompute": "bool",
+    "compile": "bool",
     "kernel": "Literal['auto', 'numba', 'triton', 'scan']",
 }
 

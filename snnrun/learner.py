@@ -97,7 +97,7 @@ class Learner(LightningModule):
         current = self.static and "input_spikes" not in kinds
         tau_s = self.encoder.tau_s if "input_trace" in kinds else None
         with self.activity.watch(encoded, current=current, tau_s=tau_s):  # pyright: ignore[reportArgumentType]
-            return self.net(encoded)
+            return self.net.forward(encoded)  # not as compiled: that would not know of the hooks
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
         """The criterion of an output sequence, counted towards loss and accuracy."""

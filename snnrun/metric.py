@@ -247,7 +247,7 @@ def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Ten
 
     hooks = [keep(name, layer) for name, layer in layers(net)]
     try:
-        out = net(x)
+        out = net.forward(x)  # not as compiled: that would not know of the hooks
     finally:
         for hook in hooks:
             hook.remove()

@@ -37,6 +37,7 @@ from snnrun.dataset.base import CorruptData, DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
 from snnrun.metric import watch_spikes
+from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
 from snnrun.rule import Rule
@@ -90,6 +91,10 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     for module in net.modules():
         if isinstance(module, Neuron):
             module.kernel = choose(rule.kernel(module), cfg.kernel)
+    for _, layer in layers(net):
+        layer.recompute = bool(cfg.get("recompute"))
+    if cfg.get("compile"):
+        net.compile()  # keys of the state stay what they are, unlike under torch.compile(net)
     learner = Learner(
         net=net,
         encoder=instantiate(cfg.encoder, static=static),
@@ -194,8 +199,9 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
     tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
     if run.cfg.test and data.validates:
+        same = read(chosen)["global_step"] == read(last)["global_step"]
         load(learner, chosen)
-        tests["best_val"] = test(trainer, learner, data)
+        tests["best_val"] = tests["last"] if same else test(trainer, learner, data)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
     if run.cfg.test and trainer.is_global_zero:
         np.savez_compressed(run.folder / "snapshot.npz", **snapshot(learner, data))  # pyright: ignore[reportArgumentType]

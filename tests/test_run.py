@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import signal
 from functools import cache
 from pathlib import Path
@@ -202,6 +203,34 @@ def test_compiling_in_place_keeps_the_keys():
     assert list(learner.state_dict()) == keys
 
 
+def test_recomputed_layers_learn_the_same(tmp_path, done):
+    """Bit for bit, running statistics and all; fewer tensors wait for the backward pass."""
+    folder = tmp_path / "again"
+    trained(folder, "recompute=true")
+    before, after = (checkpoint(place, "last")["state_dict"] for place in (done[0], folder))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+    def kept(*words: str) -> int:
+        _, learner = build(run_in(tmp_path, "model.spec=64-64-64", *words).cfg)
+        sizes: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.update({x.data_ptr(): x.numel()}) or x, lambda x: x
+        ):
+            learner(torch.rand(100, 1, 8, 8))
+        return sum(sizes.values())
+
+    assert kept("recompute=true") < 0.6 * kept()
+
+
+@pytest.mark.slow  # a minute of compilation
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_and_is_measured(tmp_path, done):
+    outcome = trained(tmp_path / "compiled", "compile=true")
+    assert outcome["status"] == "completed"
+    assert outcome["metrics"]["test/acc"] == pytest.approx(done[1]["metrics"]["test/acc"], abs=2)
+    assert 0 < outcome["spikes"]["rate"] < 1
+
+
 # --- selection
 
 
@@ -353,10 +382,13 @@ def test_the_rule_says_what_is_tested(tmp_path, monkeypatch):
     deployed: list[Any] = []
     monkeypatch.setattr(BPTT, "deploy", deploy)
     monkeypatch.setattr("snnrun.run.snapshot", lambda learner, data: {"net": np.zeros(1)})
-    outcome = trained(tmp_path, "trainer.max_epochs=1")
-    assert len(deployed) == 2  # last, then best
-    assert deployed[0] is deployed[1]  # the trained network was put back in between
+    outcome = trained(tmp_path / "one", "trainer.max_epochs=1")
+    assert len(deployed) == 1  # the last epoch is the best
     assert outcome["parameters"] == 626
+    worse = ("optimizer=sgd", "optimizer.lr=4", "scheduler=constant", "seed=1")
+    trained(tmp_path / "four", *worse, "trainer.max_epochs=4")
+    assert len(deployed) == 3  # last, then best
+    assert deployed[1] is deployed[2]  # the trained network was put back in between
 
 
 # --- stopping and going on

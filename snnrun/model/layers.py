@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from snnrun.encoder.profile import factors, linear_over_time
-from snnrun.neuron.base import Neuron, recall, remember
+from snnrun.neuron.base import Neuron, carrying, recall, remember
 
 NeuronFactory = Callable[[int], Neuron]
 NormFactory = Callable[[int], nn.Module | None]
@@ -38,7 +40,12 @@ class Layer(nn.Module):
     - `norm`: a module on `(T, B, C, ...)`, or None.
     - `neuron`: a `Neuron`, or None for a layer that passes its current on.
     - `recurrent`: weights from the layer's own last output to its input; makes the layer step in a loop.
+
+    With `recompute` set, training keeps a layer's input only and computes the rest once more in the backward pass
+    (Chen et al., *Training deep nets with sublinear memory cost*, 2016).
     """
+
+    recompute = False
 
     def __init__(
         self,
@@ -53,6 +60,12 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to `(T, B, ...)`."""
+        if self.recompute and torch.is_grad_enabled() and not carrying():
+            again = (nullcontext(), unchanged(self.norm))
+            return checkpoint(self._run, x, use_reentrant=False, context_fn=lambda: again)  # pyright: ignore[reportReturnType]
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         current = x if isinstance(self.synapse, nn.Identity) else over_time(self.synapse, x)
         if self.norm is not None:
             current = self.norm(current)
@@ -77,6 +90,17 @@ class Layer(nn.Module):
         if last is not None and state is not None:
             remember(self, (last, *state))
         return torch.stack(out)
+
+
+@contextmanager
+def unchanged(norm: nn.Module | None) -> Iterator[None]:
+    """Leave running statistics as they are: the same batch goes through twice."""
+    buffers = [] if norm is None else [(buffer, buffer.clone()) for buffer in norm.buffers()]
+    try:
+        yield
+    finally:  # recomputing stops by an exception as soon as it has what is needed
+        for buffer, before in buffers:
+            buffer.data.copy_(before)  # kept for the backward pass, which does not read them
 
 
 class Pool(nn.Module):

@@ -13,7 +13,7 @@ from snnrun.report.stored import LeftOut, Stored
 SELECTIONS = ("best_val", "last", "best_test")
 # settings that change no result: where things are, what is told of them, and which machine computes
 ELSEWHERE = (
-    *("seed", "paths.", "hydra.", "logger.", "keep_memory", "trainer.accelerator"),
+    *("seed", "paths.", "hydra.", "logger.", "keep_memory", "recompute", "trainer.accelerator"),
     *("dataset.root", "dataset.num_workers", "dataset.download", "dataset.cache"),
 )
 
