@@ -85,6 +85,14 @@ def test_the_lock_is_held_as_long_as_the_process_lives(job):
     again.process.wait()
 
 
+@pytest.fixture
+def heard():
+    """A closed terminal is noticed, though the tests may have been started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("number", "told"),
     [
@@ -93,7 +101,7 @@ def test_the_lock_is_held_as_long_as_the_process_lives(job):
         (signal.SIGHUP, signal.SIGTERM),
     ],
 )
-def test_a_signal_ends_what_runs_and_starts_nothing_more(job, tmp_path, number, told):
+def test_a_signal_ends_what_runs_and_starts_nothing_more(job, tmp_path, number, told, heard):
     wanted = [job("a", "wait"), job("b", "wait"), job("c", "0")]
     waker = subprocess.Popen(  # sends the signal once both wait
         [sys.executable, "-c", WAKER, str(tmp_path / "runs"), str(os.getpid()), str(int(number))]
