@@ -29,7 +29,7 @@ class Ternary(Neuron):
 
     traits = frozenset({"signed_spikes", "stepped", "leaky", "hard_reset"})
     undecayed = frozenset({"amplitude"})
-    # the derivative at r = -1 and r = 1: that of torch's clamp was 1 when the paper was written, and has been 0 since 2026
+    # the derivative at r = -1 and r = 1; torch's clamp had 1 there when the paper was written, and has had 0 since 2026
     ends = True
 
     def __init__(

@@ -68,7 +68,7 @@ class Rule(nn.Module):
         """Bring the network to the stage at which `state` was saved, before its weights are loaded."""
 
     def deploy(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
-        """The network that is tested: amplitudes of spikes become part of the weights, which leaves its output as it is."""
+        """The network that is tested: the same, the amplitudes of its spikes made part of the weights."""
         return fold_amplitudes(net)
 
     def param_groups(self, net: nn.Module) -> Iterable[Any]:
