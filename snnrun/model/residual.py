@@ -254,6 +254,10 @@ class ResNet(nn.Module):
             )
         if stem not in ("auto", "imagenet", "small", "deep"):
             raise ValueError(f"model.stem must be auto, imagenet, small or deep, got {stem!r}.")
+        if pool not in ("max", "avg"):
+            raise ValueError(f"model.pool must be max or avg, got {pool!r}.")
+        if stem_norm not in ("time", "step"):
+            raise ValueError(f"model.stem_norm must be time or step, got {stem_norm!r}.")
         if depth in CIFAR and stem == "imagenet":
             raise ValueError(
                 f"model.stem=imagenet does not go with model.depth={depth}: the CIFAR family always begins with a"

@@ -62,5 +62,18 @@ class SpikingResNet(ResNet):
             pool=pool,
             stem_norm=stem_norm,
         )
+        if down == "avg":
+            self._check_sides()
         if zero_init_residual:
             zero_init(self)
+
+    def _check_sides(self) -> None:
+        for given in self.in_shape[1:]:
+            side = {"imagenet": (given + 3) // 4, "deep": given // 2}.get(self.kind, given)
+            for _ in self.stages[1:]:
+                if side % 2:
+                    raise ValueError(
+                        f"model.down=avg halves the sides of its input, which must be even; images of {given}"
+                        f" pixels come to {side}. Choose model.down=conv, or images of another size."
+                    )
+                side //= 2
