@@ -78,7 +78,8 @@ def fold_amplitudes(net: nn.Module) -> nn.Module:
         if layer.recurrent is not None:
             changes.append(weigh(layer, "recurrent", taken, flat=False, wide=True))
         if all(c is not None for c in changes):
-            layer.neuron.amplitude = None if kept is None else nn.Parameter(kept)
+            neuron: Any = layer.neuron
+            neuron.amplitude = None if kept is None else nn.Parameter(kept)
             for apply in changes:
                 assert apply is not None
                 apply()
