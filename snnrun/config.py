@@ -40,6 +40,7 @@ RUNTIME = frozenset(
 SETTINGS = {
     "seed": "int",
     "ema": "float",
+    "decay_weights_only": "bool",
     "test": "bool",
     "test_every_epoch": "bool",
     "keep_memory": "bool",

@@ -22,6 +22,7 @@ TRAITS = {
     "leaky": "the potential decays",
     "potential": "gives out its potential and never fires",
     "recurrent": "some layers feed themselves",
+    "signed_spikes": "gives out spikes of either sign, times an amplitude",
     "soft_reset": "a spike subtracts the threshold",
     "spatial": "samples are images (C, H, W)",
     "spikes": "gives out spikes",

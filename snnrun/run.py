@@ -36,7 +36,7 @@ from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import CorruptData, DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
-from snnrun.metric import watch_spikes
+from snnrun.metric import Activity, watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
@@ -71,6 +71,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.readout.norm)
     )
     rule = instantiate(cfg.rule)
+    rule.decay_weights_only = bool(cfg.get("decay_weights_only"))
     if data.test_every_epoch and type(rule).deploy is not Rule.deploy:
         raise BadRequest(
             "test_every_epoch=true scores the network that is being trained, but this rule tests another one (deploy)."
@@ -281,6 +282,7 @@ def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, floa
     trained = learner.net
     calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
     learner.net = learner.rule.deploy(trained, calibration)
+    learner.activity = Activity(learner.net)
     try:
         trainer.test(learner, datamodule=data, verbose=False)
         return dict(learner.scores)

@@ -371,6 +371,34 @@ def test_a_decay_of_the_average_that_is_none(tmp_path):
     assert str(error.value) == "ema must be 0 (off) or a decay between 0 and 1, got 1.5."
 
 
+def test_amplitudes_are_part_of_the_weights_that_are_tested(tmp_path, monkeypatch):
+    nets, start = [], Learner.on_test_epoch_start
+
+    def watched(self):
+        nets.append(self.net)
+        start(self)
+
+    monkeypatch.setattr(Learner, "on_test_epoch_start", watched)
+    words = ("neuron=ternary", "test_every_epoch=true", "trainer.max_epochs=1")
+    outcome = trained(tmp_path, *words)
+    amplitudes = [net.body[0].neuron.amplitude for net in nets]
+    assert amplitudes == [None, None]
+    state = checkpoint(tmp_path, "last")["state_dict"]
+    a, w = (state[f"net.{name}"] for name in ("body.0.neuron.amplitude", "head.synapse.weight"))
+    assert a.item() != 1 and torch.equal(nets[0].head.synapse.weight, a * w)
+    (row,) = rows(tmp_path)  # of the network that is trained
+    assert outcome["selection"]["last"]["test/acc"] == row["test/acc"]
+    assert 0.1 < outcome["spikes"]["layers"]["body.0"] < 1 and outcome["ops"]["ac"] > 0
+
+
+def test_weight_decay_of_weights_alone():
+    for flag in (False, True):
+        _, learner = build(run_in(Path(), f"decay_weights_only={flag}").cfg)
+        groups = list(learner.rule.param_groups(learner.net))
+        assert [group["weight_decay"] for group in groups[1:] if flag] == ([0.0] if flag else [])
+        assert isinstance(groups[0], dict) == flag
+
+
 def test_the_rule_says_what_is_tested(tmp_path, monkeypatch):
     def deploy(self, net, calibration):
         assert next(iter(calibration)).shape == (100, 1, 8, 8)

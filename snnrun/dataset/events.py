@@ -115,7 +115,7 @@ class EventRecordings(DataModule):
         return {
             "class": type(self).__name__,
             "version": VERSION,
-            "frames": [self.steps, *self.shape],
+            "frames": [self.steps, *type(self).shape],
             "binning": [self.binning, self.window, self.start, self.binary],
             "files": [
                 (p.relative_to(self.root).as_posix(), s.st_size, s.st_mtime_ns)
@@ -138,7 +138,7 @@ class EventRecordings(DataModule):
         labels, recordings = self.read(files)
         log.info("binning %d recordings of dataset=%s", len(labels), self.option)
         options: dict[str, Any] = {
-            "sensor": self.shape,
+            "sensor": type(self).shape,
             "steps": self.steps,
             "by": self.binning,
             "binary": self.binary,
@@ -298,6 +298,10 @@ class CIFAR10DVS(FileEach):
 
     - `split_file`: a text file that names the recordings for testing, one a line, as `<class>/<file>`; an ending may
       be left out.
+    - `resize`: side of the frames, of which the nearest sensors are taken; null for all 128.
+    - `flip`: in training, mirror every second recording at random.
+    - `roll`: in training, move recordings by up to that many pixels either way, what leaves on one side coming in on
+      the other.
 
     Li, Liu, Ji, Li & Shi, *CIFAR10-DVS: An Event-Stream Dataset for Object Classification*, 2017.
     """
@@ -327,9 +331,38 @@ class CIFAR10DVS(FileEach):
         }
     )
 
-    def __init__(self, root: str, *, split_file: str | None = None, **common: Any):
+    def __init__(
+        self,
+        root: str,
+        *,
+        split_file: str | None = None,
+        resize: int | None = None,
+        flip: bool = False,
+        roll: int = 0,
+        **common: Any,
+    ):
         super().__init__(root, **common)
+        if resize is not None and not 1 <= resize <= 128:
+            raise ValueError(f"dataset.resize is a side of 1 to 128, null for 128; got {resize}.")
+        if roll < 0:
+            raise ValueError(f"dataset.roll is a number of pixels, 0 for none; got {roll}.")
         self.split_file = Path(split_file).expanduser() if split_file else None
+        self.flip, self.roll = flip, roll
+        if resize is not None:
+            self.shape = (2, resize, resize)
+
+    def transform(self, x: Tensor, train: bool) -> Tensor:
+        """Counts as floats, resized; in training mirrored and moved."""
+        x = super().transform(x, train)
+        if (side := self.shape[-1]) != (whole := type(self).shape[-1]):
+            nearest = torch.arange(side, device=x.device) * whole // side
+            x = x[..., nearest, :][..., nearest]
+        if train and self.flip:
+            x = torch.where(torch.rand(len(x), 1, 1, 1, 1).to(x.device) < 0.5, x.flip(-1), x)
+        if train and self.roll:
+            moves = torch.randint(-self.roll, self.roll + 1, (len(x), 2)).tolist()
+            x = torch.stack([s.roll(move, (-2, -1)) for s, move in zip(x, moves, strict=True)])
+        return x
 
     def files(self, split: str) -> list[Path]:
         """The first nine tenths of each class, or the others; or what a stored split says. In the order of paths."""

@@ -74,6 +74,8 @@ def _place(net: nn.Module, name: str, layer: Layer, naming: Naming) -> tuple[str
         if part == "out":
             path = net.get_submodule(name.removesuffix("out") + "path")
             return "", "", f"{place}.sn{sum(1 for _ in path.children())}"
+        if k:  # an average before the convolution
+            return None
         down = f"{place}.downsample"
         if theirs:
             inner = f"{down}.0.module" if fires else f"{down}.module"

@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from snnrun.model.layers import HeadFactory, Layer, NeuronFactory, NormFactory, Pool
+from snnrun.model.layers import HeadFactory, Layer, NeuronFactory, NormFactory, Pool, layers
 
 Connect = Literal["add", "and", "iand"]
-Stem = Literal["auto", "imagenet", "small"]
+Stem = Literal["auto", "imagenet", "small", "deep"]
+Down = Literal["conv", "avg"]
 
 SMALL = 64  # pixels: up to this side, stem=auto neither strides nor pools
 IMAGENET = {
@@ -18,7 +19,8 @@ IMAGENET = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-CIFAR = {depth: ((depth - 2) // 6,) * 3 for depth in (20, 32, 44, 56)}
+CIFAR = {19: (3, 3, 2), **{depth: ((depth - 2) // 6,) * 3 for depth in (20, 32, 44, 56)}}
+WIDTH = {**dict.fromkeys(IMAGENET, 64), **dict.fromkeys(CIFAR, 16), 19: 128}  # of the first stage
 
 
 class Convolution(NamedTuple):
@@ -51,12 +53,23 @@ def bottleneck(width: int, stride: int) -> Path:
 
 
 def shortcut(
-    channels: int, path: Path, norm: NormFactory, neuron: NeuronFactory | None
+    channels: int,
+    path: Path,
+    norm: NormFactory,
+    neuron: NeuronFactory | None,
+    down: Down = "conv",
 ) -> nn.Module:
-    """The identity, or a convolution of 1x1 where the path changes channels or size."""
+    """The identity, or a convolution of 1x1 where the path changes channels or size.
+
+    `down`: what strides where the path does, the convolution (`conv`) or the average over as many pixels before it
+    (`avg`).
+    """
     last, stride = path[-1], max(convolution.stride for convolution in path)
     if stride == 1 and last.channels == channels:
         return nn.Identity()
+    if stride > 1 and down == "avg":
+        convolution = Convolution(last.channels, 1).layer(channels, norm, neuron)
+        return nn.Sequential(Pool("avg", stride), convolution)
     return Convolution(last.channels, 1, stride).layer(channels, norm, neuron)
 
 
@@ -125,14 +138,24 @@ class SpikingBlock(nn.Module):
     - `neuron`, `norm`: factories.
     - `channels`: of the input.
     - `path`: convolutions of the residual path.
+    - `down`: what strides in a shortcut: its convolution (`conv`), or an average before it (`avg`).
 
     Zheng et al., *Going deeper with directly-trained larger SNNs*, AAAI 2021, as in Fang et al. 2021.
     """
 
-    def __init__(self, neuron: NeuronFactory, norm: NormFactory, channels: int, path: Path):
+    def __init__(
+        self,
+        neuron: NeuronFactory,
+        norm: NormFactory,
+        channels: int,
+        path: Path,
+        down: Down = "conv",
+    ):
         super().__init__()
+        if down not in ("conv", "avg"):
+            raise ValueError(f"model.down must be conv or avg, got {down!r}.")
         self.path = residual_path(channels, path, norm, neuron, spiking_end=False)
-        self.shortcut = shortcut(channels, path, norm, None)
+        self.shortcut = shortcut(channels, path, norm, None, down)
         self.out = Layer(nn.Identity(), None, neuron(path[-1].channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,6 +205,16 @@ def zero_init(net: nn.Module) -> None:
             nn.init.ones_(norm.bias)  # pyright: ignore[reportArgumentType]
 
 
+def norm_each_step(stem: nn.Module) -> None:
+    """Have the batch norms of a stem take the statistics of every step by itself."""
+    for _, layer in layers(stem):
+        if not hasattr(layer.norm, "per_step"):
+            raise ValueError(
+                "model.stem_norm=step is of norm=batch; choose it, or model.stem_norm=time."
+            )
+        layer.norm.per_step = True  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
+
+
 class ResNet(nn.Module):
     """A stem, three or four stages of blocks, the average over the image, and a head.
 
@@ -190,8 +223,12 @@ class ResNet(nn.Module):
     - `neuron`, `norm`, `head`: factories.
     - `in_shape`, `num_classes`: (C, H, W) of one step of one sample, and number of classes.
     - `block`: makes a block from neuron, norm, channels and path.
-    - `depth`: 18, 34, 50, 101 or 152 (ImageNet family), 20, 32, 44 or 56 (CIFAR family).
-    - `stem`: `imagenet` (7x7, stride 2, then maximum over 3x3, stride 2), `small` (3x3, no pooling) or `auto`.
+    - `depth`: 18, 34, 50, 101 or 152 (ImageNet family), 19, 20, 32, 44 or 56 (CIFAR family).
+    - `stem`: `imagenet` (7x7, stride 2, then a pool over 3x3, stride 2), `small` (3x3, no pooling), `deep` (three of
+      3x3, then a pool over 2x2) or `auto`.
+    - `width`: channels of the first stage, which every further one doubles; None for the family's.
+    - `pool`: kind of the stem's pool, `max` or `avg`.
+    - `stem_norm`: `time` leaves the stem's batch norm as all others, `step` has it take the statistics of every step.
     """
 
     def __init__(
@@ -205,6 +242,9 @@ class ResNet(nn.Module):
         *,
         depth: int,
         stem: Stem,
+        width: int | None = None,
+        pool: Literal["max", "avg"] = "max",
+        stem_norm: Literal["time", "step"] = "time",
     ):
         super().__init__()
         if depth not in IMAGENET | CIFAR:
@@ -212,21 +252,30 @@ class ResNet(nn.Module):
                 f"model.depth must be one of {', '.join(map(str, IMAGENET))} (ImageNet family) or"
                 f" {', '.join(map(str, CIFAR))} (CIFAR family), got {depth}."
             )
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"model.stem must be auto, imagenet or small, got {stem!r}.")
+        if stem not in ("auto", "imagenet", "small", "deep"):
+            raise ValueError(f"model.stem must be auto, imagenet, small or deep, got {stem!r}.")
+        if pool not in ("max", "avg"):
+            raise ValueError(f"model.pool must be max or avg, got {pool!r}.")
+        if stem_norm not in ("time", "step"):
+            raise ValueError(f"model.stem_norm must be time or step, got {stem_norm!r}.")
         if depth in CIFAR and stem == "imagenet":
             raise ValueError(
                 f"model.stem=imagenet does not go with model.depth={depth}: the CIFAR family always begins with a"
                 f" convolution of 3x3. Choose stem=auto, or a depth of {', '.join(map(str, IMAGENET))}."
             )
         inputs, *sides = in_shape
-        width = 16 if depth in CIFAR else 64
+        width = width or WIDTH[depth]
         if stem == "auto":
             stem = "small" if depth in CIFAR or max(sides) <= SMALL else "imagenet"
         self.depth, self.in_shape, self.kind = depth, in_shape, stem
         first = Convolution(width, 7, 2) if stem == "imagenet" else Convolution(width, 3)
-        self.stem = first.layer(inputs, norm, neuron)
-        self.pool = Pool("max", 3, 2, 1) if stem == "imagenet" else None
+        self.stem: nn.Module = first.layer(inputs, norm, neuron)
+        if stem == "deep":
+            more = (Convolution(width, 3).layer(width, norm, neuron) for _ in range(2))
+            self.stem = nn.Sequential(self.stem, *more)
+        self.pool = {"imagenet": Pool(pool, 3, 2, 1), "deep": Pool(pool, 2)}.get(stem)
+        if stem_norm == "step":
+            norm_each_step(self.stem)
         channels, stages = width, []
         for number, blocks in enumerate((IMAGENET | CIFAR)[depth]):
             made = []
@@ -247,7 +296,11 @@ class ResNet(nn.Module):
     def describe(self) -> str:
         """The stem and the stages in words."""
         sides = "x".join(map(str, self.in_shape[1:]))
-        stem = "7x7 stride 2 and pooling" if self.kind == "imagenet" else "3x3 without pooling"
+        stem = {
+            "imagenet": "7x7 stride 2 and pooling",
+            "small": "3x3 without pooling",
+            "deep": "three of 3x3 and pooling",
+        }[self.kind]
         family = "CIFAR" if self.depth in CIFAR else "ImageNet"
         return f"{family} family of {self.depth} layers, stem {stem} for images of {sides}"
 

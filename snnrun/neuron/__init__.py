@@ -8,6 +8,7 @@ from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
 from snnrun.neuron.plif import PLIF
 from snnrun.neuron.psc_lif import PSCLIF
+from snnrun.neuron.ternary import Binary, Ternary
 
 __all__ = [
     "ALIF",
@@ -16,11 +17,13 @@ __all__ = [
     "LIF",
     "PLIF",
     "PSCLIF",
+    "Binary",
     "CubaLIF",
     "Kernel",
     "Neuron",
     "OwnBackward",
     "State",
+    "Ternary",
     "carry",
     "scan",
 ]

@@ -102,9 +102,12 @@ class Neuron(nn.Module):
     """A layer of neurons: `(T, B, ...)` currents in, `(T, B, ...)` outputs of the same shape.
 
     A subclass writes `init_state` and a pure `step`; `forward` is never overridden. No state is kept on the module.
+    A factor on its output that may as well be part of the weights that read it is a parameter `amplitude` of shape (1,)
+    or (C,), or None: it is folded into them before a test. `undecayed` names own parameters without weight decay.
     """
 
     traits: frozenset[str] = frozenset()
+    undecayed: frozenset[str] = frozenset()
     kernel: Kernel = Fused()
 
     def init_state(self, x: Tensor) -> State:

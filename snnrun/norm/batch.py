@@ -20,13 +20,17 @@ class BatchNorm(nn.Module):
     - `channels`: number of channels; the model passes it.
     - `eps`: added to the variance.
     - `momentum`: weight of the newest batch in the running statistics.
+    - `per_step`: take the statistics of every step by itself, and move the running ones at every step; weight, bias and
+      running statistics are the same for all steps.
 
     Ioffe & Szegedy 2015, over time as in Zheng et al., *Going deeper with directly-trained larger SNNs*, AAAI 2021.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(
+        self, channels: int, eps: float = 1e-5, momentum: float = 0.1, per_step: bool = False
+    ):
         super().__init__()
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum, self.per_step = eps, momentum, per_step
         self.weight, self.bias = (
             nn.Parameter(torch.ones(channels)),
             nn.Parameter(torch.zeros(channels)),
@@ -39,18 +43,24 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, ...)` to the same shape."""
         once = x.stride(0) == 0 and len(x) > 1 and x[0].numel() > x.shape[2]
-        merged = x[0] if once else x.flatten(0, 1)
-        y = functional.batch_norm(
-            merged,
+        if once:  # per step, the running statistics move as far as in T steps of the same batch
+            moved = 1 - (1 - self.momentum) ** len(x) if self.per_step else self.momentum
+            return self._normalise(x[0], moved).expand(x.shape)
+        if self.per_step and self.training:
+            return torch.stack([self._normalise(x_t, self.momentum) for x_t in x.unbind(0)])
+        return self._normalise(x.flatten(0, 1), self.momentum).view(x.shape)
+
+    def _normalise(self, x: Tensor, momentum: float) -> Tensor:
+        return functional.batch_norm(
+            x,
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
             self.training,
-            self.momentum,
+            momentum,
             self.eps,
         )
-        return y.expand(x.shape) if once else y.view(x.shape)
 
 
 class BNTT(nn.Module):

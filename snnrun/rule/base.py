@@ -1,12 +1,14 @@
 """What a learning rule is, and the one that all others change: surrogate gradients through time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from snnrun.model.layers import layers
 from snnrun.neuron.base import Kernel, Neuron, carry
+from snnrun.rule.fold import fold_amplitudes
 
 
 class Learning(Protocol):
@@ -38,6 +40,7 @@ class Rule(nn.Module):
 
     traits: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    decay_weights_only = False  # weight decay spares all but the weights of synapses
 
     def kernel(self, neuron: Neuron) -> Kernel:
         """How one layer of neurons runs over time and differentiates."""
@@ -65,12 +68,34 @@ class Rule(nn.Module):
         """Bring the network to the stage at which `state` was saved, before its weights are loaded."""
 
     def deploy(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
-        """The network that is tested."""
-        return net
+        """The network that is tested: the same, the amplitudes of its spikes made part of the weights."""
+        return fold_amplitudes(net)
 
     def param_groups(self, net: nn.Module) -> Iterable[Any]:
-        """What the optimiser gets."""
-        return net.parameters()
+        """What the optimiser gets: all parameters, those that must not decay in a group without weight decay."""
+        free = {
+            id(getattr(neuron, name))
+            for neuron in net.modules()
+            if isinstance(neuron, Neuron)
+            for name in neuron.undecayed
+        }
+        if self.decay_weights_only:
+            free |= {id(p) for p in net.parameters()} - {id(w) for w in weights(net)}
+        parameters = list(net.parameters())
+        spared = [p for p in parameters if id(p) in free]
+        if not spared:
+            return parameters
+        decaying = [p for p in parameters if id(p) not in free]
+        return [{"params": decaying}, {"params": spared, "weight_decay": 0.0}]
+
+
+def weights(net: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of all synapses, recurrent ones too, without biases."""
+    for _, layer in layers(net):
+        for synapse in (layer.synapse, layer.recurrent):
+            for name, p in synapse.named_parameters() if synapse is not None else ():
+                if name.rpartition(".")[2] == "weight":
+                    yield p
 
 
 class BPTT(Rule):

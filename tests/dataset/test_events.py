@@ -589,7 +589,37 @@ def test_a_stored_split_of_cifar10_dvs(tmp_path):
         module.files("train")
 
 
+def test_cifar10_dvs_resized_mirrored_and_rolled(tmp_path):
+    module = CIFAR10DVS(str(tmp_path), resize=48, flip=True, roll=5, **OPTIONS)
+    assert module.shape == (2, 48, 48)
+    whole = CIFAR10DVS(str(tmp_path), **OPTIONS)
+    assert module.cache_key("train") == whole.cache_key("train")  # frames are kept as they are
+    x = torch.rand(60, 3, 2, 128, 128, generator=torch.Generator().manual_seed(0))
+    small = module.transform(x, False)
+    expected = torch.nn.functional.interpolate(x.flatten(0, 1), size=(48, 48), mode="nearest")
+    assert torch.equal(small.flatten(0, 1), expected)
+    torch.manual_seed(0)
+    seen = set()
+    for before, after in zip(small, module.transform(x, True), strict=True):
+        found = [
+            (mirrored, down, right)
+            for mirrored in (False, True)
+            for down in range(-5, 6)
+            for right in range(-5, 6)
+            if torch.equal(
+                (before.flip(-1) if mirrored else before).roll((down, right), (-2, -1)), after
+            )
+        ]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert {m for m, _, _ in seen} == {False, True} and len(seen) > 40
+    assert {abs(d) for _, d, _ in seen} == {abs(r) for _, _, r in seen} == {*range(6)}
+
+
 def test_wrong_options():
+    for name, value, words in (("resize", 129, "a side of 1 to 128"), ("roll", -1, "0 for none")):
+        with pytest.raises(ValueError, match=rf"^dataset.{name} is .*{words}.*; got {value}"):
+            CIFAR10DVS("data", **{name: value}, **OPTIONS)
     with pytest.raises(
         ValueError, match=r"^dataset.crop is a number of sensors, 0 for none; got -1"
     ):

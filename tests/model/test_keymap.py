@@ -57,6 +57,15 @@ def listed(name: str) -> list[tuple[str, list[int]]]:
     return entries
 
 
+@pytest.mark.parametrize("more", [{"stem": "deep"}, {"down": "avg"}])
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_a_variant_that_was_not_published_has_no_published_names(more, naming):
+    with torch.device("meta"):
+        net = SpikingResNet(spiking(), BatchNorm, head, (3, 32, 32), 10, depth=18, **more)
+    with pytest.raises(ValueError, match=f"There are no {naming} names for (stem|stages)"):
+        keymap(net, naming)
+
+
 @pytest.mark.parametrize("name", FACTS)
 def test_published_nets(name):
     net = published(name)

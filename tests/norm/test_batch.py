@@ -197,3 +197,30 @@ def test_one_sample_that_is_repeated_can_be_trained_on():
 def test_one_value_a_channel_is_refused_as_torch_does():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         BatchNorm(3)(torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_per_step_is_torchs_batch_norm_of_one_step_after_the_other(shape, static):
+    own = moved(BatchNorm(3, eps=1e-3, momentum=0.3, per_step=True))
+    torchs = nn.BatchNorm1d if len(shape) < 5 else nn.BatchNorm2d
+    other = moved(torchs(3, eps=1e-3, momentum=0.3))
+    weights = batch(shape, seed=9)
+    for mode, seed in ((True, 0), (True, 1), (False, 2)):
+        own.train(mode)
+        other.train(mode)
+        x = batch(shape, seed)
+        leaves = [(x[0] if static else x).clone().requires_grad_() for _ in range(2)]
+        one, two = (leaf.expand(shape) for leaf in leaves)
+        y, expected = own(one), torch.stack([other(step) for step in two])
+        assert not static or y.stride(0) == 0
+        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+        own.zero_grad()
+        other.zero_grad()
+        (y * weights).sum().backward()
+        (expected * weights).sum().backward()
+        torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-10, atol=1e-12)
+        for p, q in zip(own.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+    for key, value in own.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key], rtol=1e-12, atol=1e-12)

@@ -11,7 +11,7 @@ from snnrun.config import Choices
 from snnrun.encoder import Direct
 from snnrun.loss import CrossEntropy
 from snnrun.model import MLP, Recurrent
-from snnrun.neuron import LIF, PLIF
+from snnrun.neuron import LIF, PLIF, Ternary
 from snnrun.neuron.base import recall
 from snnrun.norm import BatchNorm
 from snnrun.readout import Readout
@@ -181,6 +181,40 @@ def test_what_a_rule_does_by_default():
     assert learner.calls == learner.scored == 1
     rule.backward(learner, loss)
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_what_does_not_decay(weights_only):
+    torch.manual_seed(0)
+    neuron = lambda channels: Ternary()  # noqa: E731
+    net = MLP(neuron, BatchNorm, Readout().head, (3,), 4, spec="8-8")
+    rule = Rule()
+    rule.decay_weights_only = weights_only
+    decaying, spared = rule.param_groups(net)
+    names = {id(p): name for name, p in net.named_parameters()}
+    free = {names[id(p)] for p in spared["params"]}
+    amplitudes = {f"body.{i}.neuron.amplitude" for i in (0, 1)}
+    weights = {f"{layer}.synapse.weight" for layer in ("body.0", "body.1", "head")}
+    assert free == (set(names.values()) - weights if weights_only else amplitudes)
+    assert len(decaying["params"]) + len(spared["params"]) == len(names)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.SGD([decaying, spared], lr=0.1, weight_decay=0.5)
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in net.named_parameters():
+        scale = 1 if name in free else 0.95
+        torch.testing.assert_close(p, before[name] * scale, rtol=1e-6, atol=0, msg=name)
+
+
+def test_without_weight_decay_on_biases_recurrent_weights_still_decay():
+    rule, net = Rule(), recurrent()
+    rule.decay_weights_only = True
+    decaying, _ = rule.param_groups(net)
+    assert {id(p) for p in decaying["params"]} == {
+        *(id(net.body[0].synapse.weight), id(net.body[0].recurrent.weight)),
+        id(net.head.synapse.weight),
+    }
 
 
 @pytest.mark.parametrize("words", [["optimizer.lr=0.01"], ["rule.truncate=2", "optimizer.lr=0.01"]])
