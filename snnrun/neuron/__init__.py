@@ -2,24 +2,30 @@
 
 from snnrun.neuron.alif import ALIF
 from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
+from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
+from snnrun.neuron.msat import MSAT
 from snnrun.neuron.plif import PLIF
 from snnrun.neuron.psc_lif import PSCLIF
+from snnrun.neuron.scaled import Scaled
 
 __all__ = [
     "ALIF",
     "IF",
     "LI",
     "LIF",
+    "MSAT",
     "PLIF",
     "PSCLIF",
+    "Burst",
     "CubaLIF",
     "Kernel",
     "Neuron",
     "OwnBackward",
+    "Scaled",
     "State",
     "carry",
     "scan",
