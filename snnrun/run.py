@@ -82,7 +82,10 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         in_shape=data.shape,
         num_classes=data.num_classes,
     )
-    net = rule.adapt(net)
+    try:
+        net = rule.adapt(net)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
     if cfg.channels_last:
         net = net.to(
             memory_format=torch.channels_last
@@ -192,13 +195,14 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     fitted = time.perf_counter()
 
     chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
-    tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
+    picture = run.folder / "snapshot.npz"
+    tests = {}
+    if run.cfg.test:
+        tests["last"] = test(trainer, learner, data, None if data.validates else picture)
     if run.cfg.test and data.validates:
         load(learner, chosen)
-        tests["best_val"] = test(trainer, learner, data)
+        tests["best_val"] = test(trainer, learner, data, picture)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
-    if run.cfg.test and trainer.is_global_zero:
-        np.savez_compressed(run.folder / "snapshot.npz", **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
     return result.completed(run, data, learner, trainer, tests, seconds)
 
 
@@ -234,7 +238,7 @@ def snapshot(
     """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
 
     `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
-    `spikes/LAYER`: (N, T, neurons), every spiking layer.
+    `spikes/LAYER`: (N, T, neurons), every spiking layer. `accuracy`: (T,), on the test split after every step.
     """
     learner.eval()
     x, _ = data.samples["test"][data.indices["test"][:samples].tolist()]
@@ -243,7 +247,8 @@ def snapshot(
     label, predicted = torch.cat(learner.predicted, 1).numpy()
     drawn = {"input": encoded, "out": out, **{f"spikes/{name}": s for name, s in spikes.items()}}
     arrays = {name: value.transpose(0, 1).float().cpu().numpy() for name, value in drawn.items()}
-    return {"label": label, "predicted": predicted, **arrays}
+    steps = np.array(learner.accuracy_by_step)
+    return {"label": label, "predicted": predicted, "accuracy": steps, **arrays}
 
 
 def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
@@ -270,14 +275,27 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
         raise CorruptData(str(error)) from error
 
 
-def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
-    """Scores on the test split, of the network that the rule deploys."""
-    trained = learner.net
+def test(
+    trainer: Trainer, learner: Learner, data: DataModule, picture: Path | None = None
+) -> dict[str, float]:
+    """Scores on the test split, of the network that the rule deploys; and the accuracy of the trained one beside it.
+
+    **Arguments:**
+
+    - `trainer`, `learner`, `data`: the parts of a run.
+    - `picture`: where a snapshot of the tested network is left; None for none.
+    """
+    trained, before = learner.net, {}
+    if type(learner.rule).deploy is not Rule.deploy:
+        trainer.test(learner, datamodule=data, verbose=False)
+        before = {"test/acc_ann": learner.scores["test/acc"]} if learner.scores else {}
     calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
-    learner.net = learner.rule.deploy(trained, calibration)
+    learner.exchange(learner.rule.deploy(trained, calibration))
     try:
         trainer.test(learner, datamodule=data, verbose=False)
-        return dict(learner.scores)
+        if picture and trainer.is_global_zero:
+            np.savez_compressed(picture, **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
+        return {**learner.scores, **before}
     finally:
         learner.net = trained
 

@@ -113,9 +113,13 @@ class Conversion(Rule):
         assert isinstance(net, Still)
         spiking = copy.deepcopy(net.net).eval()
         fold_norms(spiking)
+        spiking.requires_grad_(False)
         scales = self.measure(spiking, calibration)
-        last = list(scales)[len(scales) - len(self.confidence) :]
-        kept = dict(zip(last, self.confidence, strict=False))
+        if len(self.confidence) > len(scales):
+            raise ValueError(
+                f"rule.confidence has {len(self.confidence)} values, for {len(scales)} spiking layers."
+            )
+        kept = dict(zip(reversed(scales), reversed(self.confidence), strict=False))
         for name, layer in list(layers(spiking)):
             if name in scales:
                 layer.neuron = self.unit(layer.neuron, scales[name])
@@ -136,13 +140,13 @@ class Conversion(Rule):
         hooks = []
         for name, layer in layers(net):
             if isinstance(layer.neuron, QCFS):
-                found[name] = layer.neuron.threshold.detach().abs().clone()
+                found[name] = layer.neuron.threshold.detach().clone()
             elif isinstance(layer.neuron, ReLU):
-                found[name] = torch.zeros(1)
+                found[name] = torch.zeros(1)  # until it is measured
                 hooks.append(layer.neuron.register_forward_hook(self._measure(found, name)))
         if hooks:
             for batch in gathered(calibration, self.calibration, whole=self.scale != "channel"):
-                net(batch.unsqueeze(0))
+                net(batch.unsqueeze(0).to(next(net.parameters()).device))
         for hook in hooks:
             hook.remove()
         for name, scale in found.items():
