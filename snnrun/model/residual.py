@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from snnrun.model.layers import HeadFactory, Layer, NeuronFactory, NormFactory, Pool
 
 Connect = Literal["add", "and", "iand"]
-Stem = Literal["auto", "imagenet", "small"]
+Stem = Literal["auto", "imagenet", "small", "deep"]
 
 SMALL = 64  # pixels: up to this side, stem=auto neither strides nor pools
 IMAGENET = {
@@ -191,7 +191,8 @@ class ResNet(nn.Module):
     - `in_shape`, `num_classes`: (C, H, W) of one step of one sample, and number of classes.
     - `block`: makes a block from neuron, norm, channels and path.
     - `depth`: 18, 34, 50, 101 or 152 (ImageNet family), 20, 32, 44 or 56 (CIFAR family).
-    - `stem`: `imagenet` (7x7, stride 2, then maximum over 3x3, stride 2), `small` (3x3, no pooling) or `auto`.
+    - `stem`: `imagenet` (7x7, stride 2, then maximum over 3x3, stride 2), `small` (3x3, no pooling), `deep` (three
+      times 3x3, no pooling) or `auto`.
     """
 
     def __init__(
@@ -212,8 +213,8 @@ class ResNet(nn.Module):
                 f"model.depth must be one of {', '.join(map(str, IMAGENET))} (ImageNet family) or"
                 f" {', '.join(map(str, CIFAR))} (CIFAR family), got {depth}."
             )
-        if stem not in ("auto", "imagenet", "small"):
-            raise ValueError(f"model.stem must be auto, imagenet or small, got {stem!r}.")
+        if stem not in ("auto", "imagenet", "small", "deep"):
+            raise ValueError(f"model.stem must be auto, imagenet, small or deep, got {stem!r}.")
         if depth in CIFAR and stem == "imagenet":
             raise ValueError(
                 f"model.stem=imagenet does not go with model.depth={depth}: the CIFAR family always begins with a"
@@ -226,6 +227,9 @@ class ResNet(nn.Module):
         self.depth, self.in_shape, self.kind = depth, in_shape, stem
         first = Convolution(width, 7, 2) if stem == "imagenet" else Convolution(width, 3)
         self.stem = first.layer(inputs, norm, neuron)
+        if stem == "deep":
+            more = (Convolution(width, 3).layer(width, norm, neuron) for _ in range(2))
+            self.stem = nn.Sequential(self.stem, *more)
         self.pool = Pool("max", 3, 2, 1) if stem == "imagenet" else None
         channels, stages = width, []
         for number, blocks in enumerate((IMAGENET | CIFAR)[depth]):
@@ -247,7 +251,11 @@ class ResNet(nn.Module):
     def describe(self) -> str:
         """The stem and the stages in words."""
         sides = "x".join(map(str, self.in_shape[1:]))
-        stem = "7x7 stride 2 and pooling" if self.kind == "imagenet" else "3x3 without pooling"
+        stem = {
+            "imagenet": "7x7 stride 2 and pooling",
+            "small": "3x3 without pooling",
+            "deep": "three times 3x3 without pooling",
+        }[self.kind]
         family = "CIFAR" if self.depth in CIFAR else "ImageNet"
         return f"{family} family of {self.depth} layers, stem {stem} for images of {sides}"
 
