@@ -129,7 +129,7 @@ class Conversion(Rule):
         for name, part in list(parts(spiking)):
             if isinstance(part, Pool) and part.kind == "max":
                 spiking.set_submodule(name, SpikingMaxPool(part, self.pool))
-        return InParts(spiking)
+        return InParts(spiking).eval()
 
     def measure(self, net: nn.Module, calibration: Iterable[Tensor]) -> dict[str, Tensor]:
         """The scale of every activation of an ANN, `(1,)` or `(C,)`, by the name of its layer.
@@ -146,7 +146,8 @@ class Conversion(Rule):
                 hooks.append(layer.neuron.register_forward_hook(self._measure(found, name)))
         if hooks:
             for batch in gathered(calibration, self.calibration, whole=self.scale != "channel"):
-                net(batch.unsqueeze(0).to(next(net.parameters()).device))
+                device = next((p.device for p in net.parameters()), batch.device)
+                net(batch.unsqueeze(0).to(device))
         for hook in hooks:
             hook.remove()
         for name, scale in found.items():
