@@ -131,7 +131,9 @@ def test_result_json_has_every_documented_key(done):
     assert set(outcome["selection"]) == {"best_val", "last", "best_test"}
     assert outcome["selection"]["best_test"] is None
     assert len(outcome["accuracy_by_step"]) == 2
-    assert outcome["accuracy_by_step"][-1] == pytest.approx(outcome["metrics"]["test/acc"], abs=1e-3)
+    assert outcome["accuracy_by_step"][-1] == pytest.approx(
+        outcome["metrics"]["test/acc"], abs=1e-3
+    )
     assert set(outcome["seconds"]) == {"fit", "test"} and outcome["peak_memory_bytes"] > 2**20
     assert set(outcome["spikes"]) == {"rate", "layers", "silent"}
     assert set(outcome["spikes"]["layers"]) == set(outcome["spikes"]["silent"]) == {"body.0"}

@@ -36,7 +36,8 @@ class MSAT(Neuron):
     - `unit`: what `rule=conversion` does: `activation` states the constants in the unit of the ANN's activations;
       `normalised` divides the input by the layer's scale first, which makes another neuron.
 
-    He et al., *MSAT: biologically inspired multi-stage adaptive threshold for conversion of spiking neural networks*, 2023.
+    He et al., *MSAT: Biologically inspired multi-stage adaptive threshold for conversion of spiking neural networks*,
+    arXiv 2303.13080, 2023.
     """
 
     traits = frozenset({"graded", "stepped", "integrating", "adaptive"})

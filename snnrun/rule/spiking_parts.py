@@ -37,21 +37,21 @@ class SpikingMaxPool(Pool):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, H, W)` to the same with a smaller image."""
-        carried = recall(self)
+        pool = super().forward
         # a thousand sums and a spike need more digits than float32 has
-        total = (x if self.by == "lateral" else x.double()).cumsum(0)
-        if carried:
-            total = total + carried[0]
-        if self.by == "gate":
-            out = super().forward(1000 * total + x) - super().forward(1000 * total)
-        else:
-            peak = super().forward(total)
-            before = carried[1] if carried else torch.zeros_like(peak[:1])
-            out = peak - torch.cat([before, peak[:-1]])
-            remember(self, (total[-1:], peak[-1:]))
-        if self.by == "gate":
-            remember(self, (total[-1:],))
-        return out.to(x.dtype)
+        wide = x if self.by == "lateral" else x.double()
+        carried = recall(self)
+        total, peak = carried or (torch.zeros_like(wide[:1]), torch.zeros_like(pool(wide[:1])))
+        out = []
+        for x_t in wide.split(1):  # cumsum over the leading axis is several times slower
+            total = total + x_t
+            if self.by == "gate":
+                out.append(pool(1000 * total + x_t) - pool(1000 * total))
+            else:
+                before, peak = peak, pool(total)
+                out.append(peak - before)
+        remember(self, (total, peak))
+        return torch.cat(out).to(x.dtype)
 
 
 class SpikeConfidence(nn.Module):

@@ -185,7 +185,9 @@ def test_factor_and_start(factor):
     rule = Conversion(scale="max", scale_factor=factor, start=0.25)
     ann = trained(rule, convnet(lambda c: MSAT(ATan())))
     scales = rule.measure(copy.deepcopy(ann.net), [images()])
-    for (_, layer), scale in zip(layers(rule.deploy(ann, [images()])), scales.values(), strict=False):
+    for (_, layer), scale in zip(
+        layers(rule.deploy(ann, [images()])), scales.values(), strict=False
+    ):
         assert isinstance(layer.neuron, MSAT) and isinstance(layer.neuron.threshold, Tensor)
         torch.testing.assert_close(layer.neuron.threshold, scale * factor)
         assert layer.neuron.reset_value == 0.25
@@ -240,7 +242,7 @@ def test_an_activation_that_is_silent():
     with pytest.raises(ValueError, match=r"The scale of body\.0 is 0: .* larger rule\.p"):
         rule.deploy(trained(rule, convnet()), [images()])
     rule = Conversion(confidence=[0.5] * 4)
-    with pytest.raises(ValueError, match="rule.confidence has 4 values, for 3 spiking layers"):
+    with pytest.raises(ValueError, match=r"rule\.confidence has 4 values, for 3 spiking layers"):
         rule.deploy(trained(rule, convnet()), [images()])
 
 
