@@ -2,11 +2,9 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from snnrun.config import BadRequest, Choices, check_types, group_defaults, parse
 from snnrun.fit import ignored, misfits
@@ -66,7 +64,8 @@ def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
         problems = [f"trainer.max_epochs must be at least 1, got {cfg.trainer.max_epochs}."]
     if not problems and not 0 <= cfg.seed < 2**32:
         problems = [f"seed must lie between 0 and {2**32 - 1}, got {cfg.seed}."]
-    with suppress(OmegaConfBaseException):  # of a value that cannot be resolved, which is told of
+    # what a part takes no longer was meant for another one: that this one does not fit says more
+    if all(" takes no " in problem for problem in problems):
         problems = [*misfits(cfg, choices, chosen), *problems]
     if problems:
         raise BadRequest("\n".join(problems))

@@ -90,7 +90,10 @@ def test_the_neuron_comes_as_the_rule_wants_it(ann, capsys):
         (("model=sew_resnet",), "model=sew_resnet: this option of model sets more than model"),
         (("neuron=li",), "rule=conversion needs integrating, which none of the chosen parts has."),
         (("neuron.threshold=0.5",), "rule=conversion sets the threshold of every neuron"),
-        (("test_every_epoch=true",), "test_every_epoch=true scores the network that is being trained"),
+        (
+            ("test_every_epoch=true",),
+            "test_every_epoch=true scores the network that is being trained",
+        ),
         (("rule.activation=qcfs",), "{run}/checkpoints/best.ckpt is of another architecture"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
