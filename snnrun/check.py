@@ -64,8 +64,9 @@ def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
         problems = [f"trainer.max_epochs must be at least 1, got {cfg.trainer.max_epochs}."]
     if not problems and not 0 <= cfg.seed < 2**32:
         problems = [f"seed must lie between 0 and {2**32 - 1}, got {cfg.seed}."]
-    if not problems:
-        problems = misfits(cfg, choices, chosen)
+    # what a part takes no longer was meant for another one: that this one does not fit says more
+    if all(" takes no " in problem for problem in problems):
+        problems = [*misfits(cfg, choices, chosen), *problems]
     if problems:
         raise BadRequest("\n".join(problems))
 

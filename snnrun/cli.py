@@ -13,7 +13,7 @@ snnrun: experiments with directly trained spiking neural networks
   snnrun list [GROUP] [--fits k=v ...]    the groups, or the options of one (that fit with others)
   snnrun show [group=option] [key=value]  what a part is: equation, arguments, file; or the whole configuration
   snnrun check [...] | check --all        compose, fit, types and a dry forward pass; --all: every experiment
-  snnrun eval RUN [ckpt=best|last|FILE]   test a finished run again
+  snnrun eval RUN [ckpt=best|last|FILE] [key=value] ...   test a finished run again, with changes
   snnrun eval ckpt=FILE [key=value] ...   test weights from a file, published ones too (ckpt_format=auto)
   snnrun resume RUN                       go on with a run that was stopped
   snnrun rerun RUN [key=value] ...        the same configuration in a new directory

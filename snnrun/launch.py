@@ -18,6 +18,7 @@ from yaml import YAMLError
 from snnrun.check import complain, composed, request, searchpath, sweep, without_hydra
 from snnrun.config import (
     CONF,
+    GROUPS,
     BadRequest,
     Choices,
     cannot_write,
@@ -219,14 +220,16 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
         raise BadRequest(f"{folder / '.hydra'} cannot be read: {error}") from error
     allowed = choices.targets()
     distrust(folder, cfg, allowed)
-    apply(cfg, changes)
     parts = {str(k): v for k, v in known.items() if not str(k).startswith("hydra/")}
+    words_then = [str(word) for word in words_then]
+    parts |= exchange(choices, cfg, words_then, changes)
+    apply(cfg, [o for o in changes if not chooses(choices, o)])
     set_hydra(choices, folder, parts, logs=verb != "eval")  # whose output is JSON
     distrust(folder, cfg, allowed)  # now that ${hydra:...} can be resolved, and with the changes
     complain(choices, cfg, parts)
     from snnrun.run import Run
 
-    return Run(cfg, folder, parts, [str(w) for w in words_then]), changes
+    return Run(cfg, folder, parts, words_then), changes
 
 
 def distrust(folder: Path, cfg: DictConfig, allowed: frozenset[str]) -> None:
@@ -237,6 +240,37 @@ def distrust(folder: Path, cfg: DictConfig, allowed: frozenset[str]) -> None:
             f"{folder} wants to build {', '.join(refused)}, which is neither snnrun's own nor on your search path."
             " If you trust it, add the folder whose YAML names it: --config-dir DIR."
         )
+
+
+def chooses(choices: Choices, word: str) -> bool:
+    """Whether a word chooses an option of a group."""
+    return choices.is_group(parse([word])[0])
+
+
+def exchange(
+    choices: Choices, cfg: DictConfig, words_then: list[str], changes: list[str]
+) -> dict[str, Any]:
+    """Put other options into a stored configuration, as the run's own request would have had them; returns which.
+
+    Raises `BadRequest` for an option that chooses others or sets keys elsewhere: these are for a new run.
+    """
+    chosen = {parse([o])[0].key_or_group: o for o in changes if chooses(choices, o)}
+    found: dict[str, Any] = {}
+    for group, word in chosen.items():
+        option = parse([word])[0].value()
+        request = [
+            *(w for w in words_then if parse([w])[0].key_or_group.partition(".")[0] not in chosen),
+            *chosen.values(),
+        ]
+        composed = choices.compose(request)
+        if group not in GROUPS or not choices.chooses_nothing(group, str(option)):
+            raise BadRequest(
+                f"{word}: this option of {group} sets more than {group}, so that it takes a new run."
+            )
+        with open_dict(cfg):
+            cfg[group] = composed[group]
+        found[group] = option
+    return found
 
 
 def apply(cfg: DictConfig, changes: list[str]) -> None:

@@ -74,12 +74,19 @@ class Learner(LightningModule):
         self.random: dict[str, Any] | None = None  # states from before the test split of an epoch
         self.predicted: list[Tensor] = []  # labels and predictions of the test batches
         self.scores: dict[str, float] = {}  # of the last validation or test
+        self.right: Tensor | None = None  # test samples that are right after each step
+        self.accuracy_by_step: list[float] = []  # of the last test, in percent
         self.history: list[dict[str, float]] = []  # a row an epoch
         self.resumed: dict[str, Any] | None = None
         self.resumed_epochs = 0
         self.schedule: LRScheduler | None = None
         self.started = 0.0  # of the running epoch
         self.samples = 0  # that the running epoch has trained on
+
+    def exchange(self, net: nn.Module) -> None:
+        """Put another network in the place of the trained one, and count its activity."""
+        if net is not self.net:
+            self.net, self.activity = net, Activity(net)
 
     # --- one batch
 
@@ -172,6 +179,8 @@ class Learner(LightningModule):
         """Score a test batch and keep what was predicted."""
         out = self._evaluate(batch)
         self.predicted.append(torch.stack([batch[1], self.readout(out).argmax(1)]).cpu())
+        right = self.readout.running(out).argmax(2).eq(batch[1]).sum(1)  # pyright: ignore[reportCallIssue]
+        self.right = right if self.right is None else self.right + right
 
     # --- epochs
 
@@ -197,13 +206,17 @@ class Learner(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Count from zero."""
-        self.predicted = []
+        self.predicted, self.right = [], None
         self.tally = self.task.tally(self.num_classes)
         self.activity.reset()
 
     def on_test_epoch_end(self) -> None:
         """Read the test counts."""
         self.scores = self._read(self.tally, "test")
+        self.accuracy_by_step = []
+        if self.tally.sums is not None and self.right is not None:
+            right = 100 * self._over_ranks(self.right).double() / self.tally.sums[0].item()
+            self.accuracy_by_step = [round(acc, 4) for acc in right.tolist()]
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's row, before any checkpoint of it, and make the monitored metric known.

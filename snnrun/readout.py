@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from snnrun.model.layers import Layer, NormFactory
@@ -54,6 +55,19 @@ class Readout(nn.Module):
                 return out[-1]
             case _:
                 return out.amax(0)
+
+    def running(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
+        match self.reduce:
+            case "mean":
+                steps = torch.arange(1, len(out) + 1, device=out.device).view(-1, 1, 1)
+                return out.cumsum(0) / steps
+            case "sum":
+                return out.cumsum(0)
+            case "last":
+                return out
+            case _:
+                return out.cummax(0).values
 
 
 class SpikingReadout(Readout):

@@ -113,7 +113,12 @@ def scores(row: dict[str, Any]) -> str:
     """The accuracies of a selected checkpoint in words."""
     named = (
         (name, row.get(key))
-        for name, key in (("test", "test/acc"), ("val", "val/acc"), ("train", "train/acc"))
+        for name, key in (
+            ("test", "test/acc"),
+            ("ANN", "test/acc_ann"),
+            ("val", "val/acc"),
+            ("train", "train/acc"),
+        )
     )
     return "  ".join(f"{name} {value:.2f} %" for name, value in named if value is not None)
 
@@ -129,6 +134,7 @@ def activity(learner: Learner) -> dict[str, Any]:
     return {
         "spikes": {"rate": seen.rate(), "layers": seen.rates(), "silent": seen.silent()},
         "ops": seen.operations() if seen.samples else {},
+        "accuracy_by_step": learner.accuracy_by_step,
     }
 
 

@@ -36,7 +36,7 @@ from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import CorruptData, DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
-from snnrun.metric import Activity, watch_spikes
+from snnrun.metric import watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
@@ -84,7 +84,10 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         in_shape=data.shape,
         num_classes=data.num_classes,
     )
-    net = rule.adapt(net)
+    try:
+        net = rule.adapt(net)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
     if cfg.channels_last:
         net = net.to(
             memory_format=torch.channels_last
@@ -198,14 +201,15 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     fitted = time.perf_counter()
 
     chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
-    tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
-    if run.cfg.test and data.validates:
+    picture = run.folder / "snapshot.npz"
+    tests = {}
+    if run.cfg.test:
         same = read(chosen)["global_step"] == read(last)["global_step"]
+        tests["last"] = test(trainer, learner, data, picture if same else None)
+    if run.cfg.test and data.validates:
         load(learner, chosen)
-        tests["best_val"] = tests["last"] if same else test(trainer, learner, data)
+        tests["best_val"] = tests["last"] if same else test(trainer, learner, data, picture)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
-    if run.cfg.test and trainer.is_global_zero:
-        np.savez_compressed(run.folder / "snapshot.npz", **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
     return result.completed(run, data, learner, trainer, tests, seconds)
 
 
@@ -241,7 +245,7 @@ def snapshot(
     """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
 
     `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
-    `spikes/LAYER`: (N, T, neurons), every spiking layer.
+    `spikes/LAYER`: (N, T, neurons), every spiking layer. `accuracy`: (T,), on the test split after every step.
     """
     learner.eval()
     x, _ = data.samples["test"][data.indices["test"][:samples].tolist()]
@@ -250,7 +254,8 @@ def snapshot(
     label, predicted = torch.cat(learner.predicted, 1).numpy()
     drawn = {"input": encoded, "out": out, **{f"spikes/{name}": s for name, s in spikes.items()}}
     arrays = {name: value.transpose(0, 1).float().cpu().numpy() for name, value in drawn.items()}
-    return {"label": label, "predicted": predicted, **arrays}
+    steps = np.array(learner.accuracy_by_step)
+    return {"label": label, "predicted": predicted, "accuracy": steps, **arrays}
 
 
 def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
@@ -277,15 +282,27 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
         raise CorruptData(str(error)) from error
 
 
-def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
-    """Scores on the test split, of the network that the rule deploys."""
-    trained = learner.net
+def test(
+    trainer: Trainer, learner: Learner, data: DataModule, picture: Path | None = None
+) -> dict[str, float]:
+    """Scores on the test split, of the network that the rule deploys; and the accuracy of the trained one beside it.
+
+    **Arguments:**
+
+    - `trainer`, `learner`, `data`: the parts of a run.
+    - `picture`: where a snapshot of the tested network is left; None for none.
+    """
+    trained, before = learner.net, {}
+    if type(learner.rule).deploy is not Rule.deploy:
+        trainer.test(learner, datamodule=data, verbose=False)
+        before = {"test/acc_ann": learner.scores["test/acc"]} if learner.scores else {}
     calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
-    learner.net = learner.rule.deploy(trained, calibration)
-    learner.activity = Activity(learner.net)
+    learner.exchange(learner.rule.deploy(trained, calibration))
     try:
         trainer.test(learner, datamodule=data, verbose=False)
-        return dict(learner.scores)
+        if picture and trainer.is_global_zero:
+            np.savez_compressed(picture, **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
+        return {**learner.scores, **before}
     finally:
         learner.net = trained
 

@@ -37,6 +37,13 @@ def test_reductions(kind, reduce, expected):
     np.testing.assert_allclose(z.numpy(), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("reduce", ["mean", "sum", "last", "max"])
+def test_running_is_the_reduction_of_the_first_steps(reduce):
+    readout, out = Readout(reduce), torch.from_numpy(OUT)
+    expected = torch.stack([readout(out[: t + 1]) for t in range(len(out))])
+    torch.testing.assert_close(readout.running(out), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_of_the_reductions():
     weights = torch.rand(6, 4, dtype=torch.float64)
     best = torch.from_numpy(OUT.max(0) == OUT)

@@ -122,7 +122,7 @@ def test_result_json_has_every_documented_key(done):
     assert set(outcome) == {
         *("status", "error", "parts", "overrides", "seed", "metrics", "selection", "epochs"),
         *("steps", "parameters", "seconds", "samples_per_second", "peak_memory_bytes", "spikes"),
-        *("ops", "data", "versions", "git", "hardware"),
+        *("ops", "accuracy_by_step", "data", "versions", "git", "hardware"),
     }
     assert (outcome["status"], outcome["error"], outcome["seed"]) == ("completed", None, 0)
     assert outcome["parts"]["neuron"] == "lif" and outcome["parts"]["dataset"] == "digits"
@@ -131,6 +131,10 @@ def test_result_json_has_every_documented_key(done):
     assert outcome["parameters"] == 64 * 8 + 8 + 2 * 8 + 8 * 10 + 10
     assert set(outcome["selection"]) == {"best_val", "last", "best_test"}
     assert outcome["selection"]["best_test"] is None
+    assert len(outcome["accuracy_by_step"]) == 2
+    assert outcome["accuracy_by_step"][-1] == pytest.approx(
+        outcome["metrics"]["test/acc"], abs=1e-3
+    )
     assert set(outcome["seconds"]) == {"fit", "test"} and outcome["peak_memory_bytes"] > 2**20
     assert set(outcome["spikes"]) == {"rate", "layers", "silent"}
     assert set(outcome["spikes"]["layers"]) == set(outcome["spikes"]["silent"]) == {"body.0"}

@@ -31,6 +31,7 @@ class ConvNet(nn.Module):
     - `dropout`: probability of dropping an output, the same at every step: of every hidden layer, or at each `D` if the
       spec has any.
     - `bias`: give convolutions and dense layers a bias; with a norm behind them it is idle.
+    - `dense_norm`: normalise dense layers too.
     """
 
     traits = frozenset({"feedforward", "convolutional"})
@@ -49,6 +50,7 @@ class ConvNet(nn.Module):
         padding: Literal["same", "valid"] = "same",
         dropout: float = 0.0,
         bias: bool = False,
+        dense_norm: bool = True,
     ):
         super().__init__()
         shape = in_shape
@@ -68,9 +70,8 @@ class ConvNet(nn.Module):
                 size = int(found["dense"])
                 if len(shape) == 3:
                     body.append(nn.Flatten(2))
-                body.append(
-                    Layer(nn.Linear(math.prod(shape), size, bias=bias), norm(size), neuron(size))
-                )
+                dense = nn.Linear(math.prod(shape), size, bias=bias)
+                body.append(Layer(dense, norm(size) if dense_norm else None, neuron(size)))
                 shape = (size,)
             elif len(shape) != 3:
                 raise ValueError(

@@ -14,8 +14,8 @@ class PlainNet(ResNet):
     - `neuron`, `norm`, `head`: factories; the runner passes them.
     - `in_shape`, `num_classes`: (C, H, W) of one step of one sample, and number of classes; the runner passes them.
     - `depth`: 18, 34, 50, 101 or 152 as for ImageNet (64 to 512 channels), 20, 32, 44 or 56 as for CIFAR (16 to 64).
-    - `stem`: `imagenet` (7x7, stride 2, then maximum pooling), `small` (3x3, no pooling) or `auto`: small for images of
-      at most 64 pixels a side; the CIFAR family always has the small one.
+    - `stem`: `imagenet` (7x7, stride 2, then maximum pooling), `small` (3x3, no pooling), `deep` (three times 3x3,
+      then pooling) or `auto`: small for images of at most 64 pixels a side; the CIFAR family never has the first.
 
     Fang et al., *Deep residual learning in spiking neural networks*, NeurIPS 2021, sec. 4.2.
     """

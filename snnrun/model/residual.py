@@ -227,7 +227,7 @@ class ResNet(nn.Module):
     - `stem`: `imagenet` (7x7, stride 2, then a pool over 3x3, stride 2), `small` (3x3, no pooling), `deep` (three of
       3x3, then a pool over 2x2) or `auto`.
     - `width`: channels of the first stage, which every further one doubles; None for the family's.
-    - `pool`: kind of the stem's pool, `max` or `avg`.
+    - `pool`: kind of the stem's pool, `max`, `avg` or `none`.
     - `stem_norm`: `time` leaves the stem's batch norm as all others, `step` has it take the statistics of every step.
     """
 
@@ -243,7 +243,7 @@ class ResNet(nn.Module):
         depth: int,
         stem: Stem,
         width: int | None = None,
-        pool: Literal["max", "avg"] = "max",
+        pool: Literal["max", "avg", "none"] = "max",
         stem_norm: Literal["time", "step"] = "time",
     ):
         super().__init__()
@@ -254,8 +254,8 @@ class ResNet(nn.Module):
             )
         if stem not in ("auto", "imagenet", "small", "deep"):
             raise ValueError(f"model.stem must be auto, imagenet, small or deep, got {stem!r}.")
-        if pool not in ("max", "avg"):
-            raise ValueError(f"model.pool must be max or avg, got {pool!r}.")
+        if pool not in ("max", "avg", "none"):
+            raise ValueError(f"model.pool must be max, avg or none, got {pool!r}.")
         if stem_norm not in ("time", "step"):
             raise ValueError(f"model.stem_norm must be time or step, got {stem_norm!r}.")
         if depth in CIFAR and stem == "imagenet":
@@ -273,7 +273,9 @@ class ResNet(nn.Module):
         if stem == "deep":
             more = (Convolution(width, 3).layer(width, norm, neuron) for _ in range(2))
             self.stem = nn.Sequential(self.stem, *more)
-        self.pool = {"imagenet": Pool(pool, 3, 2, 1), "deep": Pool(pool, 2)}.get(stem)
+        self.pool = None
+        if pool != "none":
+            self.pool = {"imagenet": Pool(pool, 3, 2, 1), "deep": Pool(pool, 2)}.get(stem)
         if stem_norm == "step":
             norm_each_step(self.stem)
         channels, stages = width, []
@@ -297,10 +299,10 @@ class ResNet(nn.Module):
         """The stem and the stages in words."""
         sides = "x".join(map(str, self.in_shape[1:]))
         stem = {
-            "imagenet": "7x7 stride 2 and pooling",
-            "small": "3x3 without pooling",
-            "deep": "three of 3x3 and pooling",
-        }[self.kind]
+            "imagenet": "7x7 stride 2",
+            "small": "3x3",
+            "deep": "three of 3x3",
+        }[self.kind] + (" without pooling" if self.pool is None else " and pooling")
         family = "CIFAR" if self.depth in CIFAR else "ImageNet"
         return f"{family} family of {self.depth} layers, stem {stem} for images of {sides}"
 

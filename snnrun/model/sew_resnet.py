@@ -18,8 +18,8 @@ class SEWResNet(ResNet):
     - `depth`: 18, 34, 50, 101 or 152 as for ImageNet (64 to 512 channels), 20, 32, 44 or 56 as for CIFAR (16 to 64).
     - `connect`: how a block joins its residual path A with its shortcut S: `add` (A + S), `and` (A S) or
       `iand` (S (1 - A)); the last two need spikes.
-    - `stem`: `imagenet` (7x7, stride 2, then maximum pooling), `small` (3x3, no pooling) or `auto`: small for images of
-      at most 64 pixels a side; the CIFAR family always has the small one.
+    - `stem`: `imagenet` (7x7, stride 2, then maximum pooling), `small` (3x3, no pooling), `deep` (three times 3x3,
+      then pooling) or `auto`: small for images of at most 64 pixels a side; the CIFAR family never has the first.
     - `zero_init_residual`: start every block as the identity, by the last norm of its residual path.
 
     Fang et al., *Deep residual learning in spiking neural networks*, NeurIPS 2021; CIFAR family: He et al. 2016.

@@ -21,7 +21,7 @@ class SpikingResNet(ResNet):
     - `width`: channels of the first stage, where they are others; each further stage has twice as many.
     - `stem`: `imagenet` (7x7, stride 2, then pooling), `small` (3x3, no pooling), `deep` (three of 3x3, then pooling)
       or `auto`: small for images of at most 64 pixels a side and for the CIFAR family.
-    - `pool`: the stem's pooling, `max` or `avg`.
+    - `pool`: the stem's pooling, `max`, `avg` or `none`.
     - `stem_norm`: with `step`, the batch norm of the stem takes the statistics of every step by itself, with `time` as
       all others over all steps.
     - `down`: what strides in a shortcut: its convolution (`conv`), or an average before it (`avg`).
@@ -44,7 +44,7 @@ class SpikingResNet(ResNet):
         depth: int = 20,
         width: int | None = None,
         stem: Stem = "auto",
-        pool: Literal["max", "avg"] = "max",
+        pool: Literal["max", "avg", "none"] = "max",
         stem_norm: Literal["time", "step"] = "time",
         down: Down = "conv",
         zero_init_residual: bool = False,

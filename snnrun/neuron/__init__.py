@@ -2,12 +2,15 @@
 
 from snnrun.neuron.alif import ALIF
 from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
+from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
+from snnrun.neuron.msat import MSAT
 from snnrun.neuron.plif import PLIF
 from snnrun.neuron.psc_lif import PSCLIF
+from snnrun.neuron.scaled import Scaled
 from snnrun.neuron.ternary import Binary, Ternary
 
 __all__ = [
@@ -15,13 +18,16 @@ __all__ = [
     "IF",
     "LI",
     "LIF",
+    "MSAT",
     "PLIF",
     "PSCLIF",
     "Binary",
+    "Burst",
     "CubaLIF",
     "Kernel",
     "Neuron",
     "OwnBackward",
+    "Scaled",
     "State",
     "Ternary",
     "carry",

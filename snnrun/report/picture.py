@@ -155,6 +155,38 @@ def frames(x: np.ndarray, title: str) -> Figure:
     return fig
 
 
+def steps(accuracy: Arrays, title: str, ann: float | None = None) -> Figure:
+    """Accuracy on test data, in percent, when the output is read after so many steps.
+
+    **Arguments:**
+
+    - `accuracy`: a curve for each name, `(T,)`.
+    - `title`: what was run.
+    - `ann`: the accuracy of the network before it was converted.
+    """
+    fig, grid = figure(title, 6.4, 4.0, 1, 1)
+    ax = grid[0, 0]
+    shades = colormaps["viridis"](np.linspace(0, 0.85, len(accuracy)))
+    for (name, values), shade in zip(accuracy.items(), shades, strict=True):
+        colour = BLUE if len(accuracy) == 1 else shade
+        ax.plot(np.arange(1, len(values) + 1), values, label=name, color=colour, linewidth=1.8)
+    if ann is not None:
+        look = {"color": GREY, "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 0}
+        ax.axhline(ann, label=f"ANN, {ann:.2f} %", **look)
+    longest = max(len(values) for values in accuracy.values())
+    if longest > 16:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:.0f}")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="time steps", ylabel="accuracy (%)")
+    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.set_axisbelow(True)
+    if len(accuracy) > 1 or ann is not None:
+        ax.legend(fontsize=9)
+    return fig
+
+
 def overview(
     history: Arrays,
     layers: Arrays,

@@ -85,12 +85,20 @@ def pictures(run: Stored) -> dict[str, Callable[[], Figure]]:
             run.history, run.layers, run.snapshot["label"], run.title, run.chosen, run.test
         )
 
+    def steps() -> Figure:
+        accuracy = run.snapshot.get("accuracy")
+        if accuracy is None or len(accuracy) < 2:
+            raise LeftOut("the test was of one step, or took no count after each")
+        words = f"{run.title}\naccuracy on test data after every step"
+        return picture.steps({"": accuracy}, words, run.headline.get("test/acc_ann"))
+
     return {
         "curves": curves,
         "spikes": spikes,
         "rates": rates,
         "confusion": confusion,
         "input": frames,
+        "steps": steps,
         "overview": overview,
     }
 

@@ -1,8 +1,9 @@
 """Learning rules."""
 
 from snnrun.rule.base import BPTT, Learning, Rule
+from snnrun.rule.conversion import Conversion
 from snnrun.rule.reset_bptt import ResetBPTT
 from snnrun.rule.trace import TraceRule
 from snnrun.rule.tssl import TSSL
 
-__all__ = ["BPTT", "TSSL", "Learning", "ResetBPTT", "Rule", "TraceRule"]
+__all__ = ["BPTT", "TSSL", "Conversion", "Learning", "ResetBPTT", "Rule", "TraceRule"]

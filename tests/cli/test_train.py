@@ -27,8 +27,8 @@ main(sys.argv[1:])
 """
 KEYS = [
     *("status", "error", "parts", "overrides", "seed", "metrics", "selection", "epochs", "steps"),
-    *("parameters", "seconds", "samples_per_second", "peak_memory_bytes", "spikes", "ops", "data"),
-    *("versions", "git", "hardware"),
+    *("parameters", "seconds", "samples_per_second", "peak_memory_bytes", "spikes", "ops"),
+    *("accuracy_by_step", "data", "versions", "git", "hardware"),
 ]
 HEADER = """\
 parts       model=mlp  neuron=lif  surrogate=atan  rule=bptt  encoder=direct  norm=batch  \

@@ -2,7 +2,9 @@
 
 import pytest
 
-NEURON = "\n  neuron: alif, binary, cuba_lif, if, li, lif, plif, psc_lif, ternary"
+from snnrun.config import Choices
+
+NEURON = f"\n  neuron: {', '.join(Choices().options('neuron'))}"
 MODEL = "\n  model: convnet, event_resnet, mlp, plain_net, recurrent, sew_resnet, spiking_resnet"
 LIF = (
     "\n  neuron: surrogate, tau, threshold, reset, reset_value, decay_input, detach_reset,"

@@ -128,6 +128,11 @@ def test_without_norm_and_with_bias():
     assert all(layer.norm is None for _, layer in layers(model))
 
 
+def test_dense_layers_without_norm():
+    found = [layer.norm for _, layer in layers(net("4C3-6-5", dense_norm=False))]
+    assert found[0] is not None and found[1:] == [None, None, None]
+
+
 def test_dropout_stands_behind_hidden_layers_not_pools():
     model = net("4C3-P2-6C3-20", dropout=0.25)
     assert [type(part) for _, part in parts(model)] == [

@@ -159,6 +159,17 @@ def test_the_stem_follows_from_the_size_of_images(made, depth, side, stem, kerne
 
 
 @pytest.mark.parametrize("made", NETS)
+@pytest.mark.parametrize(("depth", "width"), [(18, 64), (20, 16)])
+def test_a_deep_stem(made, depth, width):
+    with torch.device("meta"):
+        network, small = net(made, depth, 32, stem="deep"), net(made, depth, 32, stem="small")
+        assert network.stem(torch.zeros(1, 1, 3, 32, 32)).shape == (1, 1, width, 32, 32)
+    more = [sum(p.numel() for p in n.parameters()) for n in (network, small)]
+    assert more[0] - more[1] == 2 * (9 * width**2 + 2 * width)
+    assert "stem three of 3x3 and pooling" in network.describe()
+
+
+@pytest.mark.parametrize("made", NETS)
 def test_depths_and_stems_that_do_not_exist(made):
     with pytest.raises(ValueError, match=r"model\.depth must be one of 18, 34, .* 56 .*, got 21"):
         net(made, 21)

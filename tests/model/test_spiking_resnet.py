@@ -70,6 +70,12 @@ def test_a_deep_stem_is_three_convolutions_and_a_pool():
     assert network(torch.rand(2, 2, 3, 16, 16)).shape == (2, 2, 10)
 
 
+def test_a_stem_without_a_pool():
+    network = net(18, (3, 16, 16), stem="deep", pool="none", width=4)
+    assert network.pool is None
+    assert network.describe().endswith("stem three of 3x3 without pooling for images of 16x16")
+
+
 @pytest.mark.parametrize("pool", ["max", "avg"])
 def test_the_stems_pool(pool):
     found = net(18, (3, 224, 224), pool=pool, width=4).pool

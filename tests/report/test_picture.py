@@ -146,6 +146,17 @@ def test_a_raster_says_when_it_shows_a_part(neurons, words):
     assert dashes(fig, 0) == {(1, 0), (2, min(neurons, 100) - 1)}  # the ends are drawn
 
 
+@pytest.mark.parametrize("count", [5, 64])
+def test_accuracy_after_every_step(count):
+    accuracy = np.linspace(10, 90, count)
+    fig = picture.steps({"one": accuracy, "two": accuracy / 2}, "", 92.5)
+    lines = drawn(fig, 0)
+    assert [y for _, y in lines["two"]] == (accuracy / 2).tolist()
+    assert [x for x, _ in lines["one"]] == list(range(1, count + 1))
+    assert {y for _, y in lines["ANN, 92.50 %"]} == {92.5}
+    assert fig.get_axes()[0].get_xscale() == ("log" if count > 16 else "linear")
+
+
 def test_rates_count_neurons():
     fired = np.zeros((2, 5, 4))  # ten places for a spike of each of four neurons
     fired[0, 0, 1] = 1

@@ -9,8 +9,8 @@ import pytest
 
 from snnrun.report import plot
 
-NAMES = ("curves", "spikes", "rates", "confusion", "input", "overview")
-WITHOUT_METRICS, WITHOUT_SNAPSHOT = "curves, overview", "spikes, rates, confusion, input"
+NAMES = ("curves", "spikes", "rates", "confusion", "input", "steps", "overview")
+WITHOUT_METRICS, WITHOUT_SNAPSHOT = "curves, overview", "spikes, rates, confusion, input, steps"
 
 
 @pytest.fixture

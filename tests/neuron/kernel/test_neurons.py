@@ -144,6 +144,12 @@ def begin(neuron: Neuron, x: Tensor) -> State:
     return neuron.init_state(x[0].float() if x.dtype.itemsize < 4 else x[0])
 
 
+def assert_same(one: Tensor, other: Tensor, neuron: Neuron) -> None:
+    """Equal outputs; but for 2 ulp where a spike's size may come from exp."""
+    near = 2 * torch.finfo(one.dtype).eps if "graded" in neuron.traits else 0
+    torch.testing.assert_close(one, other, rtol=near, atol=near)
+
+
 every_setting = pytest.mark.parametrize("setting", every(), ids=name)
 each_neuron = pytest.mark.parametrize("option", CHOICES.options("neuron"))
 
@@ -199,8 +205,10 @@ def test_half_precision(option, dtype):
     given, expected = (run(neuron, x, begin(neuron, x), kernel) for kernel in (Fused(), scan))
     for i, (one, other) in enumerate(zip(given, expected, strict=True)):
         assert one.dtype == other.dtype
-        tolerance = {"rtol": 0, "atol": 0} if i == 0 else {"rtol": 1e-2, "atol": 1e-3}
-        torch.testing.assert_close(one, other, **tolerance)
+        if i == 0:
+            assert_same(one, other, neuron)
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
 @each_neuron
@@ -234,7 +242,7 @@ def test_memory_layouts(option, layout):
         grads.append(
             (out, *torch.autograd.grad((out * weights).sum(), (leaf, *neuron.parameters())))
         )
-    assert torch.equal(grads[0][0], grads[1][0])
+    assert_same(grads[0][0], grads[1][0], neuron)
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
     if layout == "channels_last":
@@ -256,7 +264,7 @@ def test_fresh_sequence_equals_one_from_its_start(option):
     neuron = build(default(option))
     x = currents(6, 4, CHANNELS).requires_grad_()
     out = neuron(x)
-    assert torch.equal(out, scan(neuron, x, begin(neuron, x))[0])
+    assert_same(out, scan(neuron, x, begin(neuron, x))[0], neuron)
     with carry(neuron):
         parts = torch.cat([neuron(chunk) for chunk in x.split([1, 3, 2])])
     assert torch.equal(parts, out)
