@@ -66,6 +66,16 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
 class Checkpoint(ModelCheckpoint):
     """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether this epoch is the best; never one whose network a rule has just made another one."""
+        learner = trainer.lightning_module
+        if isinstance(learner, Learner) and learner.chosen_from > trainer.current_epoch:
+            self.best_k_models, self.best_model_score = {}, None
+            self.best_model_path = self.kth_best_model_path = ""
+            self.kth_value = self.current_score = None
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up scores and files, the latter in the folder that they are in now."""
 

@@ -119,8 +119,8 @@ def scores(row: dict[str, Any]) -> str:
 
 
 def parameters(learner: Learner) -> int:
-    """The number of trainable parameters."""
-    return sum(p.numel() for p in learner.net.parameters() if p.requires_grad)
+    """The number of parameters, those that a rule has frozen included."""
+    return sum(p.numel() for p in learner.net.parameters())
 
 
 def activity(learner: Learner) -> dict[str, Any]:
@@ -145,13 +145,14 @@ def completed(
         {k: v for k, v in row.items() if not k.startswith("spikes/")} for row in learner.history
     ]
     sign = 1 if learner.task.mode == "max" else -1
-    monitored = [row for row in history if learner.task.monitor in row]
+    eligible = history[learner.chosen_from :]
+    monitored = [row for row in eligible if learner.task.monitor in row]
     best = (
         max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None)
         if data.validates
         else None
     )
-    tested = [row for row in history if "test/acc" in row]
+    tested = [row for row in eligible if "test/acc" in row]
     best_test = max(tested, key=lambda row: row["test/acc"], default=None)
     selection = {
         "best_val": select(best, tests.get("best_val", {})) if best else None,

@@ -82,7 +82,10 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         in_shape=data.shape,
         num_classes=data.num_classes,
     )
-    net = rule.adapt(net)
+    try:
+        net = rule.adapt(net)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
     if cfg.channels_last:
         net = net.to(
             memory_format=torch.channels_last
@@ -193,7 +196,7 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
 
     chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
     tests = {"last": test(trainer, learner, data)} if run.cfg.test else {}
-    if run.cfg.test and data.validates:
+    if run.cfg.test and data.validates and learner.chosen_from < len(learner.history):
         load(learner, chosen)
         tests["best_val"] = test(trainer, learner, data)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
@@ -271,13 +274,18 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
 
 
 def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
-    """Scores on the test split, of the network that the rule deploys."""
-    trained = learner.net
+    """Scores on the test split, of the network that the rule deploys; where an ANN stands beside it, also of that."""
+    trained, beside = learner.net, {}
     calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
-    learner.net = learner.rule.deploy(trained, calibration)
+    deployed = learner.rule.deploy(trained, calibration)
     try:
+        if ann := learner.rule.ann(trained):
+            learner.net = ann
+            trainer.test(learner, datamodule=data, verbose=False)
+            beside["test/acc_ann"] = learner.scores["test/acc"]
+        learner.net = deployed  # last: what is read afterwards is of this one
         trainer.test(learner, datamodule=data, verbose=False)
-        return dict(learner.scores)
+        return {**learner.scores, **beside}
     finally:
         learner.net = trained
 

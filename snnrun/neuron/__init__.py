@@ -4,6 +4,7 @@ from snnrun.neuron.alif import ALIF
 from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.integrate import IF
+from snnrun.neuron.leaky import Leaky
 from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
 from snnrun.neuron.plif import PLIF
@@ -18,6 +19,7 @@ __all__ = [
     "PSCLIF",
     "CubaLIF",
     "Kernel",
+    "Leaky",
     "Neuron",
     "OwnBackward",
     "State",
