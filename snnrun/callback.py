@@ -72,7 +72,7 @@ class Checkpoint(ModelCheckpoint):
         if isinstance(learner, Learner) and learner.chosen_from > trainer.current_epoch:
             self.best_k_models, self.best_model_score = {}, None
             self.best_model_path = self.kth_best_model_path = ""
-            self.kth_value = self.current_score = None
+            self.kth_value = self.current_score = None  # pyright: ignore[reportAttributeAccessIssue]
             return False
         return super().check_monitor_top_k(trainer, current)
 
@@ -256,6 +256,8 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
             parts.append(
                 f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %"
             )
+    if "rule/stage" in row:
+        parts.append(f"stage {int(row['rule/stage'])}")
     if "spikes/rate" in row:
         parts.append(f"rate {row['spikes/rate']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])

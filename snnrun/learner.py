@@ -280,7 +280,7 @@ class Learner(LightningModule):
         """Take up the weights of the best epoch, if another one than this; without validation data nothing is best.
 
         With `restart` the network becomes another one, whose scores do not compare: the best epoch is chosen among
-        those to come, and an average of weights begins anew.
+        those to come.
         """
         row, monitor = self.history[-1], self.task.monitor
         for best in self.trainer.checkpoint_callbacks:
@@ -295,12 +295,12 @@ class Learner(LightningModule):
                 self.load_state_dict(content["state_dict"])
         if restart:
             self.chosen_from = self.current_epoch + 1
-            for average in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-                if isinstance(average, WeightAveraging) and average._average_model is not None:
-                    average._average_model.n_averaged.zero_()  # the next update copies
 
     def reset_optimizer(self, params: Iterable[Any], lr: float) -> None:
-        """Replace the optimiser by a fresh one of `params` with this rate, and its schedule by one over the rest."""
+        """Replace the optimiser by a fresh one of `params` with this rate, and its schedule by one over the rest.
+
+        An average of the weights begins anew, too.
+        """
         optimizer = self.make_optimizer(params)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -310,6 +310,10 @@ class Learner(LightningModule):
         if isinstance(strategy, DDPStrategy):  # waits for gradients of what it was made for
             strategy.model = self
             strategy.configure_ddp()
+        for average in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(average, WeightAveraging) and average._average_model is not None:
+                average._average_model.n_averaged.zero_()
+                average._average_model.update_parameters(self)  # the first one copies
 
     # --- checkpoints: random states and the place in the epoch, so that a resumed run equals one never stopped
 

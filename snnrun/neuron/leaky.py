@@ -8,7 +8,7 @@ from snnrun.surrogate import Surrogate
 
 
 class Leaky(Neuron):
-    r"""Leaky integrate-and-fire neuron that subtracts its threshold in the step after a spike, where nothing leaks of it.
+    r"""Leaky integrate-and-fire neuron that subtracts its threshold one step after a spike, where none of it leaks.
 
     $$h_t = \beta h_{t-1} + x_t - \theta s_{t-1}, \qquad s_t = H(h_t - \theta)$$
 
@@ -21,8 +21,8 @@ class Leaky(Neuron):
     - `threshold`: firing threshold; a potential equal to it fires.
     - `detach_reset`: let no gradient through the reset.
 
-    Eshraghian et al., *Training spiking neural networks using lessons from deep learning*, 2023 (snnTorch's Leaky); Wu et
-    al., *A tandem learning rule for effective training and rapid inference of deep SNNs*, TNNLS 2021.
+    Eshraghian et al., *Training spiking neural networks using lessons from deep learning*, 2023 (snnTorch's Leaky); Wu
+    et al., *A tandem learning rule for effective training and rapid inference of deep SNNs*, TNNLS 2021.
     """
 
     traits = frozenset({"spikes", "stepped", "leaky", "soft_reset"})

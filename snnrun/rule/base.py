@@ -30,7 +30,7 @@ class Learning(Protocol):
         ...
 
     def training_batch(self) -> tuple[Tensor, Tensor]:
-        """A batch of training data, not augmented, and its labels; a function of seed and epoch, the same everywhere."""
+        """A batch of training data, not augmented, and its labels; a function of seed and epoch alone."""
         ...
 
     def load_best(self, *, restart: bool = False) -> None:

@@ -62,14 +62,15 @@ class ProgressiveTandem(Tandem):
 
     A layer gets its threshold when it is converted, from one batch of training data:
 
-    $$\theta_l = \frac{1}{T} \mathrm{percentile}_{q}(a_l), \qquad a_l = \mathrm{relu}(\mathrm{norm}(W_l c_{l-1} + b_l))$$
+    $$\theta_l = \frac{1}{T} \mathrm{percentile}_q(a_l), \qquad a_l = \mathrm{relu}(\mathrm{norm}(W_l c_{l-1} + b_l))$$
 
     Stage -1 trains the ANN in the same run. In stage k the layers 0..k are tandem layers, those behind are rate units
     that read spike counts. A stage ends after `patience` epochs without a better score: the weights go back to its best
     epoch and the next layer is converted. The first layer is trained once more as it spikes; every later one is frozen
     the moment it is converted, with all before it, and those behind adapt. When all hidden layers spike, the output is
-    trained on at a smaller rate. Only epochs in which all hidden layers spike are chosen from; each row says its `stage`,
-    the stage's best score and the thresholds (of a layer that does not spike yet: what it would get).
+    trained on at a smaller rate. The best epoch is chosen among those of the last stage of conversion and later: let
+    `max_epochs` leave room for all. Each row says its stage, the stage's best score and the thresholds (of a layer that
+    does not spike yet: what it would get).
 
     **Arguments:**
 
@@ -81,7 +82,7 @@ class ProgressiveTandem(Tandem):
     - `freeze_bn_stats`: let the running statistics of frozen layers rest; in the authors' code they drift on.
     - `monitor`, `mode`: the score, and whether more (`max`) or less (`min`) is better. Without validation data that of
       training takes its place, and no weights are gone back to.
-    - `fold_eps`, `norm_scale`: as in `Tandem`.
+    - `fold_eps`, `norm_scale`, `dropout_in_eval`: as in `Tandem`.
 
     Wu et al., *Progressive tandem learning for pattern recognition with deep spiking neural networks*, TPAMI 2021.
     """
@@ -122,7 +123,7 @@ class ProgressiveTandem(Tandem):
         return net
 
     def epoch_end(self, learner: Learning, metrics: dict[str, float]) -> None:
-        """Advance the stages: perhaps go back to the best epoch, convert a layer and freeze, or leave only the output."""
+        """Advance the stages: perhaps go back to the best epoch, convert a layer and freeze, or leave the output."""
         net, stages = learner.net, self.stages
         found = self._thresholds(learner)
         score = metrics.get(self.monitor, metrics.get(self.monitor.replace("val/", "train/"), 0.0))
@@ -162,15 +163,14 @@ class ProgressiveTandem(Tandem):
     def _bring(self, net: nn.Module) -> None:
         """Let the layers of the present stage spike, and freeze those that are done."""
         stage, last = self.stages.stage, self.stages.layers - 2
-        index = (
-            0  # of the hidden layer that comes next; behind the last, what belongs to the output
-        )
+        index = 0  # of the next hidden layer; behind the last, what belongs to the output
         for layer in tandem_layers(net).values():
             layer.run_as(spiking=index <= stage or stage >= last)
             layer.thaw()
             if 0 < stage >= index <= last:
                 layer.freeze(statistics=self.freeze_bn_stats)
             index += layer.fires
+        net.train(net.training)
 
     @torch.no_grad()
     def _thresholds(self, learner: Learning) -> dict[str, float]:

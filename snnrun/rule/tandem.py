@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnrun.model.layers import Layer, Pool, layers, over_time
+from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.neuron.base import Neuron
 from snnrun.rule.base import Rule
 
@@ -134,15 +134,23 @@ def twin(synapse: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Mod
     return other
 
 
+class SteadyDropout(Dropout):
+    """Dropout that evaluation does not switch off."""
+
+    def train(self, mode: bool = True) -> "SteadyDropout":
+        """Training mode, always."""
+        return super().train(True)
+
+
 class Tandem(Rule):
     r"""Tandem learning: each layer passes spikes on, and learns through rate units that read spike counts.
 
     $$s = \mathrm{neuron}(I), \qquad a_l = \mathrm{relu}(\mathrm{norm}(W_l c_{l-1} + b_l)), \qquad
       \frac{\partial c_l}{\partial a_l} := 1, \qquad c_l = \sum_t s_{l,t}$$
 
-    The weights are shared: the neurons' current is $W' s_{l-1,t} + b'/T$ with the norm folded in. The backward pass does
-    not go through time. Between layers there may be what is linear or the same at every step; pools that take a maximum
-    take the mean instead. The readout sums over time, so that the head reads counts.
+    The weights are shared: the neurons' current is $W' s_{l-1,t} + b'/T$ with the norm folded in. The backward pass
+    does not go through time. Between layers there may be what is linear or the same at every step; pools that take a
+    maximum take the mean instead. The readout sums over time, so that the head reads counts.
 
     The weights are tested as an ANN as well, `test/acc_ann`: the same network with rates in the place of spikes.
 
@@ -151,32 +159,40 @@ class Tandem(Rule):
     - `fold_eps`: added to the running variance where the norm is folded; null for the norm's own, which makes both
       halves agree; 0 in the authors' code, where a channel that is always silent divides by zero.
     - `norm_scale`: standard deviation of the norms' initial scales, drawn around 0; null keeps the model's.
+    - `dropout_in_eval`: drop out in evaluation too, as the authors' code does.
 
-    Wu et al., *A tandem learning rule for effective training and rapid inference of deep spiking neural networks*, TNNLS
-    2021.
+    Wu et al., *A tandem learning rule for effective training and rapid inference of deep spiking neural networks*,
+    TNNLS 2021.
     """
 
     needs = frozenset({"feedforward", "spikes", "soft_reset"})
     ignores = frozenset({"surrogate"})
 
-    def __init__(self, fold_eps: float | None = None, norm_scale: float | None = None):
+    def __init__(
+        self,
+        fold_eps: float | None = None,
+        norm_scale: float | None = None,
+        dropout_in_eval: bool = False,
+    ):
         super().__init__()
         if fold_eps is not None and fold_eps < 0:
             raise ValueError(f"rule.fold_eps must be at least 0, or null; got {fold_eps}.")
         self.fold_eps, self.norm_scale = fold_eps, norm_scale
+        self.dropout_in_eval = dropout_in_eval
 
     def adapt(self, net: nn.Module) -> nn.Module:
         """Put a tandem layer in the place of every layer."""
-        for name, layer in list(layers(net)):
-            check(name, layer)
-            above, _, last = name.rpartition(".")
-            setattr(net.get_submodule(above), last, TandemLayer(layer, self.fold_eps))
-            if self.norm_scale is not None and layer.norm is not None:
-                assert isinstance(layer.norm.weight, Tensor)
-                nn.init.normal_(layer.norm.weight, 0, self.norm_scale)
-        for part in net.modules():
-            if isinstance(part, Pool) and part.kind == "max":
+        for name, part in list(parts(net)):
+            if isinstance(part, Layer):
+                check(name, part)
+                if self.norm_scale is not None and part.norm is not None:
+                    assert isinstance(part.norm.weight, Tensor)
+                    nn.init.normal_(part.norm.weight, 0, self.norm_scale)
+                replace(net, name, TandemLayer(part, self.fold_eps))
+            elif isinstance(part, Pool) and part.kind == "max":
                 part.kind = "avg"
+            elif isinstance(part, Dropout) and self.dropout_in_eval:
+                replace(net, name, SteadyDropout(part.p, part.share))
         return net
 
     def ann(self, net: nn.Module) -> nn.Module:
@@ -190,6 +206,12 @@ class Tandem(Rule):
 def tandem_layers(net: nn.Module) -> dict[str, TandemLayer]:
     """The tandem layers of a network by name, in forward order."""
     return {name: layer for name, layer in layers(net) if isinstance(layer, TandemLayer)}
+
+
+def replace(net: nn.Module, name: str, part: nn.Module) -> None:
+    """Put a part in the place of the one of this name."""
+    above, _, last = name.rpartition(".")
+    setattr(net.get_submodule(above), last, part)
 
 
 def check(name: str, layer: Layer) -> None:
