@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from snnrun import result
 from snnrun.allocator import keep_freed_memory
@@ -276,10 +278,14 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
 def test(trainer: Trainer, learner: Learner, data: DataModule) -> dict[str, float]:
     """Scores on the test split, of the network that the rule deploys; where an ANN stands beside it, also of that."""
     trained, beside = learner.net, {}
-    calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
-    deployed = learner.rule.deploy(trained, calibration)
+
+    def calibration() -> Iterator[Tensor]:
+        return (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
+
+    deployed = learner.rule.deploy(trained, calibration())
+    encoded = (learner.encoder(x.to(learner.device)) for x in calibration())
     try:
-        if ann := learner.rule.ann(trained):
+        if ann := learner.rule.ann(trained, encoded):
             learner.net = ann
             trainer.test(learner, datamodule=data, verbose=False)
             beside["test/acc_ann"] = learner.scores["test/acc"]

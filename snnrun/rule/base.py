@@ -82,8 +82,11 @@ class Rule(nn.Module):
         """The network that is tested."""
         return net
 
-    def ann(self, net: nn.Module) -> nn.Module | None:
-        """The network of continuous units beside a trained one, scored as `test/acc_ann`; None where there is none."""
+    def ann(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module | None:
+        """The network of continuous units beside a trained one, scored as `test/acc_ann`; None where there is none.
+
+        `calibration` are encoded batches of training data.
+        """
         return None
 
     def param_groups(self, net: nn.Module) -> Iterable[Any]:

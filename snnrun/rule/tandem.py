@@ -1,6 +1,8 @@
 """Tandem learning: spikes give the values, a layer of rate units with the same weights gives the gradients."""
 
 import copy
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.neuron.base import Neuron
 from snnrun.rule.base import Rule
+
+CALIBRATION = 16  # batches that the ANN's norms are measured on
 
 
 class TandemLayer(Layer):
@@ -152,7 +156,8 @@ class Tandem(Rule):
     does not go through time. Between layers there may be what is linear or the same at every step; pools that take a
     maximum take the mean instead. The readout sums over time, so that the head reads counts.
 
-    The weights are tested as an ANN as well, `test/acc_ann`: the same network with rates in the place of spikes.
+    The weights are tested as an ANN as well, `test/acc_ann`: the same network with rates in the place of spikes, and
+    the norms' statistics taken anew from a few batches of training data.
 
     **Arguments:**
 
@@ -195,12 +200,19 @@ class Tandem(Rule):
                 replace(net, name, SteadyDropout(part.p, part.share))
         return net
 
-    def ann(self, net: nn.Module) -> nn.Module:
-        """The network of the rate units alone."""
-        other = copy.deepcopy(net)
+    @torch.no_grad()
+    def ann(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+        """The network of the rate units alone; its norms, which knew counts, measure rates."""
+        other = copy.deepcopy(net).eval()
+        norms: list[Any] = []
         for layer in tandem_layers(other).values():
             layer.run_as(spiking=False)
-        return other
+            norms += [] if layer.norm is None else [layer.norm.train()]
+        for seen, x in enumerate(islice(calibration, CALIBRATION) if norms else ()):
+            for norm in norms:
+                norm.momentum = 1 / (seen + 1)  # the mean over all batches
+            other(x)
+        return other.eval()
 
 
 def tandem_layers(net: nn.Module) -> dict[str, TandemLayer]:
