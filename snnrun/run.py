@@ -316,6 +316,7 @@ def quiet() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*The `srun` command is available.*",
         r".*is smaller than the logging interval.*",
+        r".*in eval mode at the start of training.*",  # layers that a rule has frozen
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)
