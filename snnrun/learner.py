@@ -65,6 +65,8 @@ class Learner(LightningModule):
         self.net, self.encoder, self.readout, self.criterion = net, encoder, readout, criterion
         self.rule, self.task, self.transform, self.static = rule, task, transform, static
         self.num_classes, self.validates = num_classes, validates
+        # before a rule's schedule freezes any
+        self.trainable = sum(p.numel() for p in net.parameters() if p.requires_grad)
         self.sums = getattr(
             criterion, "sums", False
         )  # the loss is a sum over the batch, not a mean

@@ -119,8 +119,8 @@ def scores(row: dict[str, Any]) -> str:
 
 
 def parameters(learner: Learner) -> int:
-    """The number of parameters, those that a rule has frozen included."""
-    return sum(p.numel() for p in learner.net.parameters())
+    """The number of trainable parameters."""
+    return sum(p.numel() for p in learner.net.parameters() if p.requires_grad)
 
 
 def activity(learner: Learner) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def completed(
         "selection": selection,
         "epochs": len(history),
         "steps": trainer.global_step,
-        "parameters": parameters(learner),
+        "parameters": learner.trainable,
         "seconds": {key: round(value, 3) for key, value in seconds.items()},
         "samples_per_second": round(sum(row["samples"] for row in history) / trained, 1)
         if trained
