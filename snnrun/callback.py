@@ -66,6 +66,16 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
 class Checkpoint(ModelCheckpoint):
     """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether this epoch is the best; never one whose network a rule has just made another one."""
+        learner = trainer.lightning_module
+        if isinstance(learner, Learner) and learner.chosen_from > trainer.current_epoch:
+            self.best_k_models, self.best_model_score = {}, None
+            self.best_model_path = self.kth_best_model_path = ""
+            self.kth_value = self.current_score = None  # pyright: ignore[reportAttributeAccessIssue]
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up scores and files, the latter in the folder that they are in now."""
 
@@ -246,6 +256,8 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
             parts.append(
                 f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:6.2f} %"
             )
+    if "rule/stage" in row:
+        parts.append(f"stage {int(row['rule/stage'])}")
     if "spikes/rate" in row:
         parts.append(f"rate {row['spikes/rate']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])

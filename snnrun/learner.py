@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -63,6 +65,8 @@ class Learner(LightningModule):
         self.net, self.encoder, self.readout, self.criterion = net, encoder, readout, criterion
         self.rule, self.task, self.transform, self.static = rule, task, transform, static
         self.num_classes, self.validates = num_classes, validates
+        # before a rule's schedule freezes any
+        self.trainable = sum(p.numel() for p in net.parameters() if p.requires_grad)
         self.sums = getattr(
             criterion, "sums", False
         )  # the loss is a sum over the batch, not a mean
@@ -77,6 +81,7 @@ class Learner(LightningModule):
         self.right: Tensor | None = None  # test samples that are right after each step
         self.accuracy_by_step: list[float] = []  # of the last test, in percent
         self.history: list[dict[str, float]] = []  # a row an epoch
+        self.chosen_from = 0  # the first epoch that may be chosen as the best
         self.resumed: dict[str, Any] | None = None
         self.resumed_epochs = 0
         self.schedule: LRScheduler | None = None
@@ -237,14 +242,14 @@ class Learner(LightningModule):
             **{f"spikes/silent/{name}": value for name, value in self.activity.silent().items()},
         }
         self.history.append(row)
-        for logger in self.trainer.loggers:
-            logger.log_metrics(row, step=self.global_step)
         for name in (self.task.monitor, "train/acc", "train/loss", "val/acc", "val/loss"):
             if name in row:
                 self.log(name, row[name], logger=False, batch_size=1)
         if self.schedule and self.interval == "epoch":
             self.schedule.step()
         self.rule.epoch_end(self, row)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row, step=self.global_step)
         self.tally, self.samples = self.task.tally(self.num_classes), 0
         self.started = time.perf_counter()
 
@@ -263,16 +268,67 @@ class Learner(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """The configured optimiser; its schedule is advanced and saved here, so that no step is lost on `resume`."""
         optimizer = self.make_optimizer(self.rule.param_groups(self.net))
+        self._schedule(optimizer, 0, 0)
+        if self.schedule and self.resumed:
+            self.schedule.load_state_dict(self.resumed["schedule"])
+        return optimizer
+
+    def _schedule(self, optimizer: Optimizer, steps: int, epochs: int) -> None:
+        """A schedule over what is left of the run after so many steps and epochs."""
         if self.make_scheduler:
             intervals = (
-                self.trainer.estimated_stepping_batches
+                self.trainer.estimated_stepping_batches - steps
                 if self.interval == "step"
-                else self.trainer.max_epochs
+                else (self.trainer.max_epochs or 1) - epochs
             )
-            self.schedule = self.make_scheduler(optimizer, int(intervals or 1))
-            if self.resumed:
-                self.schedule.load_state_dict(self.resumed["schedule"])
-        return optimizer
+            self.schedule = self.make_scheduler(optimizer, max(1, int(intervals)))
+
+    # --- what a rule may ask for at the end of an epoch
+
+    def training_batch(self) -> tuple[Tensor, Tensor]:
+        """The first batch of the running epoch, as one process would draw it: prepared, not augmented."""
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        x, y = data.training_batch(self.current_epoch)
+        return self.prepare(x.to(self.device), train=False), y.to(self.device)
+
+    def load_best(self, *, restart: bool = False) -> None:
+        """Take up the weights of the best epoch, if another one than this; without validation data nothing is best.
+
+        With `restart` the network becomes another one, whose scores do not compare: the best epoch is chosen among
+        those to come.
+        """
+        row, monitor = self.history[-1], self.task.monitor
+        for best in self.trainer.checkpoint_callbacks:
+            if not isinstance(best, ModelCheckpoint) or best.monitor is None or monitor not in row:
+                continue
+            if best.best_model_path and not best.check_monitor_top_k(
+                self.trainer, torch.tensor(row[monitor], device=self.device)
+            ):
+                content = torch.load(
+                    best.best_model_path, map_location=self.device, weights_only=True
+                )
+                self.load_state_dict(content["state_dict"])
+        if restart:
+            self.chosen_from = self.current_epoch + 1
+
+    def reset_optimizer(self, params: Iterable[Any], lr: float) -> None:
+        """Replace the optimiser by a fresh one of `params` with this rate, and its schedule by one over the rest.
+
+        An average of the weights begins anew, too.
+        """
+        optimizer = self.make_optimizer(params)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        strategy = self.trainer.strategy
+        strategy.optimizers = [optimizer]
+        self._schedule(optimizer, self.global_step, self.current_epoch + 1)
+        if isinstance(strategy, DDPStrategy):  # waits for gradients of what it was made for
+            strategy.model = self
+            strategy.configure_ddp()
+        for average in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(average, WeightAveraging) and average._average_model is not None:
+                average._average_model.n_averaged.zero_()
+                average._average_model.update_parameters(self)  # the first one copies
 
     # --- checkpoints: random states and the place in the epoch, so that a resumed run equals one never stopped
 
@@ -284,6 +340,8 @@ class Learner(LightningModule):
             "samples": self.samples,
             "seconds": time.perf_counter() - self.started,
             "history": self.history,
+            "chosen_from": self.chosen_from,
+            "rule": dict(self.rule.progress),
             "random": random_states(),
         }
 
@@ -292,6 +350,7 @@ class Learner(LightningModule):
         self.rule.prepare_load(self.net, checkpoint)
         self.resumed = checkpoint["snnrun"]
         self.history = checkpoint["snnrun"]["history"]
+        self.chosen_from = checkpoint["snnrun"].get("chosen_from", 0)
         self.resumed_epochs = len(self.history)
 
     def on_train_start(self) -> None:

@@ -151,13 +151,14 @@ def completed(
         {k: v for k, v in row.items() if not k.startswith("spikes/")} for row in learner.history
     ]
     sign = 1 if learner.task.mode == "max" else -1
-    monitored = [row for row in history if learner.task.monitor in row]
+    eligible = history[learner.chosen_from :]
+    monitored = [row for row in eligible if learner.task.monitor in row]
     best = (
         max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None)
         if data.validates
         else None
     )
-    tested = [row for row in history if "test/acc" in row]
+    tested = [row for row in eligible if "test/acc" in row]
     best_test = max(tested, key=lambda row: row["test/acc"], default=None)
     selection = {
         "best_val": select(best, tests.get("best_val", {})) if best else None,
@@ -174,7 +175,7 @@ def completed(
         "selection": selection,
         "epochs": len(history),
         "steps": trainer.global_step,
-        "parameters": parameters(learner),
+        "parameters": learner.trainable,
         "seconds": {key: round(value, 3) for key, value in seconds.items()},
         "samples_per_second": round(sum(row["samples"] for row in history) / trained, 1)
         if trained

@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from snnrun import result
 from snnrun.allocator import keep_freed_memory
@@ -202,11 +204,12 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
 
     chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
     picture = run.folder / "snapshot.npz"
+    best = data.validates and learner.chosen_from < len(learner.history)
     tests = {}
     if run.cfg.test:
-        same = read(chosen)["global_step"] == read(last)["global_step"]
+        same = not best or read(chosen)["global_step"] == read(last)["global_step"]
         tests["last"] = test(trainer, learner, data, picture if same else None)
-    if run.cfg.test and data.validates:
+    if run.cfg.test and best:
         load(learner, chosen)
         tests["best_val"] = tests["last"] if same else test(trainer, learner, data, picture)
     seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
@@ -285,24 +288,31 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
 def test(
     trainer: Trainer, learner: Learner, data: DataModule, picture: Path | None = None
 ) -> dict[str, float]:
-    """Scores on the test split, of the network that the rule deploys; and the accuracy of the trained one beside it.
+    """Scores on the test split, of the network that the rule deploys; where an ANN stands beside it, also of that.
 
     **Arguments:**
 
     - `trainer`, `learner`, `data`: the parts of a run.
     - `picture`: where a snapshot of the tested network is left; None for none.
     """
-    trained, before = learner.net, {}
-    if type(learner.rule).deploy is not Rule.deploy:
-        trainer.test(learner, datamodule=data, verbose=False)
-        before = {"test/acc_ann": learner.scores["test/acc"]} if learner.scores else {}
-    calibration = (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
-    learner.exchange(learner.rule.deploy(trained, calibration))
+    trained, beside = learner.net, {}
+
+    def calibration() -> Iterator[Tensor]:
+        return (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
+
+    encoded = (learner.encoder(x.to(learner.device)) for x in calibration())
     try:
+        if ann := learner.rule.ann(trained, encoded):
+            learner.exchange(ann)
+            trainer.test(learner, datamodule=data, verbose=False)
+            if learner.scores:
+                beside["test/acc_ann"] = learner.scores["test/acc"]
+        # last: what is read afterwards is of this one
+        learner.exchange(learner.rule.deploy(trained, calibration()))
         trainer.test(learner, datamodule=data, verbose=False)
         if picture and trainer.is_global_zero:
             np.savez_compressed(picture, **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
-        return {**learner.scores, **before}
+        return {**learner.scores, **beside}
     finally:
         learner.net = trained
 
@@ -327,6 +337,7 @@ def quiet() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*The `srun` command is available.*",
         r".*is smaller than the logging interval.*",
+        r".*in eval mode at the start of training.*",  # layers that a rule has frozen
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -197,6 +197,11 @@ def test_an_epoch_in_one_line():
     )
 
 
+def test_a_line_says_the_stage_of_a_schedule():
+    row = {"epoch": 2, "rule/stage": -1, "spikes/rate": 0.25, "seconds": 1.0}
+    assert epoch_line(row, 9) == "epoch 3/9  stage -1  rate 0.250  1.0 s"
+
+
 def test_silent_layers_are_named():
     hint = " Try a lower neuron.threshold, norm=batch, or a larger optimizer.lr."
     assert silent_warning(["body.0"]) == (

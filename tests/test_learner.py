@@ -259,6 +259,66 @@ class ByHand(Rule):
         learner.sync_gradients()
 
 
+# --- what a rule may ask for at the end of an epoch
+
+
+class Asking(BPTT):
+    """Calls a function at the end of an epoch."""
+
+    def __init__(self, ask, epoch: int = 0):
+        super().__init__()
+        self.ask, self.epoch = ask, epoch
+
+    def epoch_end(self, learner, metrics):
+        if metrics["epoch"] == self.epoch:
+            self.ask(learner)
+            metrics["rule/asked"] = 1.0
+
+
+def test_what_a_rule_adds_stands_in_the_row():
+    data, learner = made()
+    learner.rule = Asking(lambda learner: None)
+    fit(learner, data)
+    assert [row.get("rule/asked") for row in learner.history] == [1, None]
+
+
+def test_a_training_batch_is_the_first_of_the_epoch_and_nothing_notices():
+    weights, seen = [], []
+    for ask in (lambda learner: None, lambda learner: seen.append(learner.training_batch())):
+        data, learner = made()
+        learner.rule = Asking(ask, epoch=1)
+        fit(learner, data, max_epochs=3)
+        weights.append(torch.cat([p.detach().flatten() for p in learner.net.parameters()]))
+    assert torch.equal(*weights)
+    ((x, y),) = seen
+    order = data.loader("train").sampler
+    order.set_epoch(1)
+    raw, labels = data.samples["train"][next(iter(order))]
+    assert torch.equal(x, learner.prepare(raw, train=False)) and torch.equal(y, labels)
+    assert len(x) == 100
+
+
+@pytest.mark.parametrize("words", [("scheduler=cosine",), ("scheduler=one_cycle",)])
+def test_a_fresh_optimizer_has_its_rate_and_a_schedule_over_the_rest(monkeypatch, words):
+    data, learner = made("optimizer=sgd", "optimizer.lr=0.5", *words)
+    kept = {name: p for name, p in learner.net.named_parameters() if name.startswith("head")}
+    learner.rule = Asking(lambda learner: learner.reset_optimizer(list(kept.values()), 0.25))
+    before: dict[str, torch.Tensor] = {}
+    learner.rule.constrain = lambda net: (  # the weights after the last step of the first epoch
+        before.update({n: p.clone() for n, p in net.named_parameters()})
+        if learner.current_epoch == 0
+        else None
+    )
+    seen = rates(learner, data, monkeypatch, max_epochs=3)
+    moved = {n for n, p in learner.net.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(kept)
+    if words == ("scheduler=cosine",):
+        assert seen[3:] == pytest.approx([0.25] * 3 + [0.125] * 3)
+        assert learner.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
+    assert learner.schedule is not None
+    assert learner.schedule.last_epoch == (2 if learner.interval == "epoch" else 6)
+
+
 # --- a loss that is not a number
 
 
@@ -309,6 +369,20 @@ def weights_after(rule: str, by_hand: bool, size: int, steps: int, **options: An
     return torch.cat([p.detach().flatten() for p in learner.net.parameters()])
 
 
+def after_freezing(size: int, **options: Any) -> torch.Tensor:
+    """The weights after an epoch of three steps, and another in which only the head is trained."""
+    words = ("norm=none", f"dataset.batch_size={size}", "dataset.val_size=0", "optimizer=sgd")
+    data, learner = made(*words, "optimizer.lr=0.1", "scheduler=constant")
+
+    def freeze(learner):
+        learner.net.body.requires_grad_(False)
+        learner.reset_optimizer(list(learner.net.head.parameters()), 0.1)
+
+    learner.rule = Asking(freeze)
+    fit(learner, data, limit_val_batches=0, **options)
+    return torch.cat([p.detach().flatten() for p in learner.net.parameters()])
+
+
 def one_rank(jobs: list[tuple[str, bool, int]], rank: int, port: int, results: Any) -> None:
     import os
 
@@ -319,6 +393,10 @@ def one_rank(jobs: list[tuple[str, bool, int]], rank: int, port: int, results: A
         weights = weights_after(rule, by_hand, 20, steps, devices=2, strategy="ddp")
         torch.distributed.destroy_process_group()
         results.put((rank, number, weights.numpy().tobytes()))
+    os.environ |= {"MASTER_PORT": str(port + len(jobs)), "LOCAL_RANK": str(rank)}
+    weights = after_freezing(20, devices=2, strategy="ddp")
+    torch.distributed.destroy_process_group()
+    results.put((rank, len(jobs), weights.numpy().tobytes()))
 
 
 def free_port() -> int:
@@ -330,7 +408,7 @@ def free_port() -> int:
 
 
 def test_two_processes_make_the_gradients_of_one():
-    """Every rule on a net without batch norm, and one that writes its gradients by hand."""
+    """Every rule on a net without batch norm, one that writes its gradients by hand, and one that freezes a layer."""
     jobs = [(rule, False, 3) for rule in CHOICES.options("rule")] + [("bptt", True, 1)]
     context = multiprocessing.get_context("spawn")
     results: Any = context.SimpleQueue()
@@ -349,3 +427,5 @@ def test_two_processes_make_the_gradients_of_one():
         alone = weights_after(rule, by_hand, 40, steps)
         assert torch.equal(got[0, number], got[1, number]), rule
         torch.testing.assert_close(got[0, number], alone, rtol=1e-5, atol=1e-6, msg=rule)
+    assert torch.equal(got[0, len(jobs)], got[1, len(jobs)])
+    torch.testing.assert_close(got[0, len(jobs)], after_freezing(40), rtol=1e-5, atol=1e-6)

@@ -348,6 +348,12 @@ class DataModule(LightningDataModule):
             generator=torch.Generator(),  # or starting an epoch would draw from the global one
         )
 
+    def training_batch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The first training batch of an epoch, the same on all ranks; the loaders do not notice."""
+        order = BatchSampler(self.indices["train"], self.batch_size, shuffle=True, seed=self.seed)
+        order.set_epoch(epoch)
+        return self.samples["train"][next(iter(order))]
+
     def state_dict(self) -> dict[str, Any]:
         """The epoch to go on with, and the number of its batches that were trained on."""
         if self.order is None or self.trainer is None:

@@ -4,5 +4,6 @@ from snnrun.encoder.direct import Direct
 from snnrun.encoder.latency import Latency
 from snnrun.encoder.poisson import Poisson
 from snnrun.encoder.psc import PSC
+from snnrun.encoder.zero_expand import ZeroExpand
 
-__all__ = ["PSC", "Direct", "Latency", "Poisson"]
+__all__ = ["PSC", "Direct", "Latency", "Poisson", "ZeroExpand"]

@@ -5,6 +5,7 @@ from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.integrate import IF
+from snnrun.neuron.leaky import Leaky
 from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
 from snnrun.neuron.msat import MSAT
@@ -25,6 +26,7 @@ __all__ = [
     "Burst",
     "CubaLIF",
     "Kernel",
+    "Leaky",
     "Neuron",
     "OwnBackward",
     "Scaled",

@@ -2,8 +2,20 @@
 
 from snnrun.rule.base import BPTT, Learning, Rule
 from snnrun.rule.conversion import Conversion
+from snnrun.rule.progressive_tandem import ProgressiveTandem
 from snnrun.rule.reset_bptt import ResetBPTT
+from snnrun.rule.tandem import Tandem
 from snnrun.rule.trace import TraceRule
 from snnrun.rule.tssl import TSSL
 
-__all__ = ["BPTT", "TSSL", "Conversion", "Learning", "ResetBPTT", "Rule", "TraceRule"]
+__all__ = [
+    "BPTT",
+    "TSSL",
+    "Conversion",
+    "Learning",
+    "ProgressiveTandem",
+    "ResetBPTT",
+    "Rule",
+    "Tandem",
+    "TraceRule",
+]

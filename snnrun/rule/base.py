@@ -1,6 +1,6 @@
 """What a learning rule is, and the one that all others change: surrogate gradients through time."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,18 @@ class Learning(Protocol):
         """Average gradients that a rule wrote by hand over all processes."""
         ...
 
+    def training_batch(self) -> tuple[Tensor, Tensor]:
+        """A batch of training data, not augmented, and its labels; a function of seed and epoch alone."""
+        ...
+
+    def load_best(self, *, restart: bool = False) -> None:
+        """Go back to the weights of the best epoch; with `restart`, choose anew among the epochs to come."""
+        ...
+
+    def reset_optimizer(self, params: Iterable[Any], lr: float) -> None:
+        """Go on with a fresh optimiser of these parameters, and a fresh schedule over what is left of the run."""
+        ...
+
 
 class Rule(nn.Module):
     """A gradient estimator: it leaves its estimate in `p.grad`, and the configured optimiser applies it.
@@ -41,6 +53,8 @@ class Rule(nn.Module):
     traits: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     decay_weights_only = False  # weight decay spares all but the weights of synapses
+    # how far a schedule has come: plain numbers, which a checkpoint holds as state["snnrun"]["rule"]
+    progress: Mapping[str, Any] = {}
 
     def kernel(self, neuron: Neuron) -> Kernel:
         """How one layer of neurons runs over time and differentiates."""
@@ -62,7 +76,7 @@ class Rule(nn.Module):
         """Project the weights after each optimiser step."""
 
     def epoch_end(self, learner: Learning, metrics: dict[str, float]) -> None:
-        """Advance a schedule after an epoch."""
+        """Advance a schedule after an epoch; what is added to `metrics` stands in the epoch's row."""
 
     def prepare_load(self, net: nn.Module, state: dict[str, Any]) -> None:
         """Bring the network to the stage at which `state` was saved, before its weights are loaded."""
@@ -70,6 +84,13 @@ class Rule(nn.Module):
     def deploy(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
         """The network that is tested: the same, the amplitudes of its spikes made part of the weights."""
         return fold_amplitudes(net)
+
+    def ann(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module | None:
+        """The network of continuous units beside a trained one, scored as `test/acc_ann`; None where there is none.
+
+        `calibration` are encoded batches of training data.
+        """
+        return None
 
     def param_groups(self, net: nn.Module) -> Iterable[Any]:
         """What the optimiser gets: all parameters, those that must not decay in a group without weight decay."""

@@ -107,6 +107,10 @@ class Conversion(Rule):
                     nn.init.zeros_(module.bias)
         return Still(net)
 
+    def ann(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+        """The trained network itself."""
+        return net
+
     @torch.no_grad()
     def deploy(self, net: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
         """The spiking network. Raises `ValueError` if an activation is silent on the calibration data."""
