@@ -13,6 +13,7 @@ TRAITS = {
     "adaptive": "its threshold adapts to its own spikes",
     "convolutional": "made of convolutions",
     "current": "feeds real-valued input",
+    "dense": "a chain of fully connected layers",
     "events": "recordings of an event sensor, with a time axis",
     "feedforward": "no layer feeds itself",
     "hard_reset": "a spike sets the potential to a fixed value",
@@ -31,6 +32,7 @@ TRAITS = {
     "surrogate": "a surrogate derivative",
     "trace": "gives out a filter of its spikes",
     "trace_output": "the head fires and gives out a filter of its spikes",
+    "unit_reset": "a spike subtracts 1",
 }
 
 

@@ -3,6 +3,7 @@
 from snnrun.neuron.alif import ALIF
 from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.cuba_lif import CubaLIF
+from snnrun.neuron.desire_lif import DesireLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.li import LI
 from snnrun.neuron.lif import LIF
@@ -17,6 +18,7 @@ __all__ = [
     "PLIF",
     "PSCLIF",
     "CubaLIF",
+    "DesireLIF",
     "Kernel",
     "Neuron",
     "OwnBackward",

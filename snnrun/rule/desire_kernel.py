@@ -1,0 +1,134 @@
+"""Desire backpropagation of one fully connected layer, event by event: compiled by numba, for the CPU.
+
+Only inputs that fire are read, only rows of weights that change are written. Shapes: B samples, J inputs, I outputs, T steps.
+"""
+
+import numba
+import numpy as np
+
+BLOCK = 8  # steps are padded to a multiple of this, so that a step's sums lie in whole vector registers
+
+
+@numba.njit(cache=True, nogil=True)
+def _firing(source, active):
+    """Fill `active` with the inputs of one sample (J, T) that fire; returns how many there are."""
+    count = 0
+    for j in range(source.shape[0]):
+        for t in range(source.shape[1]):
+            if source[j, t]:
+                active[count] = j
+                count += 1
+                break
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def forward(weight, source, delay, scale, decay, threshold, kept, spikes):
+    """Spikes of a layer.
+
+    weight (I, J); source (B, J, T) uint8, read `delay` steps late as events of size `scale`; kept (B, I) uint8, 0 where
+    dropped; spikes (B, I, T) uint8 is written.
+    """
+    batch, inputs, steps = source.shape
+    outputs = weight.shape[0]
+    padded = (steps + BLOCK - 1) // BLOCK * BLOCK
+    active = np.empty(inputs, np.int64)
+    signal = np.empty((inputs, padded), weight.dtype)
+    current = np.empty((4, padded), weight.dtype)
+    for b in range(batch):
+        count = _firing(source[b], active)
+        for a in range(count):
+            signal[a, :] = 0
+            for t in range(delay, steps):
+                if source[b, active[a], t - delay]:
+                    signal[a, t] = scale
+        for first in range(0, outputs, 4):
+            rows = min(4, outputs - first)
+            current[:] = 0
+            if rows == 4:
+                for a in range(count):
+                    j = active[a]
+                    w0, w1 = weight[first, j], weight[first + 1, j]
+                    w2, w3 = weight[first + 2, j], weight[first + 3, j]
+                    for t in range(padded):
+                        s = signal[a, t]
+                        current[0, t] += w0 * s
+                        current[1, t] += w1 * s
+                        current[2, t] += w2 * s
+                        current[3, t] += w3 * s
+            else:
+                for row in range(rows):
+                    for a in range(count):
+                        w = weight[first + row, active[a]]
+                        for t in range(padded):
+                            current[row, t] += w * signal[a, t]
+            for row in range(rows):
+                potential = current[row, 0] * 0
+                i = first + row
+                for t in range(steps):
+                    potential = decay * potential + current[row, t]
+                    fires = kept[b, i] and potential >= threshold
+                    spikes[b, i, t] = fires
+                    if fires:
+                        potential -= 1
+
+
+@numba.njit(cache=True, nogil=True)
+def send(weight, spikes, desire, count, kept, threshold, before):
+    """Desires of the layer below.
+
+    weight (I, J); spikes (B, I, T); desire (B, I) int8: +1, -1 or 0; count: spikes of a right target; kept (B, J) uint8;
+    before (B, J) int8 is written.
+    """
+    batch, outputs, steps = spikes.shape
+    inputs = weight.shape[1]
+    wish = np.empty(inputs, weight.dtype)
+    one = weight[0, 0] * 0 + 1
+    for b in range(batch):
+        wish[:] = 0
+        for i in range(outputs):
+            if desire[b, i] == 0:
+                continue
+            fired = 0
+            for t in range(steps):
+                fired += spikes[b, i, t]
+            target = 1 if desire[b, i] > 0 else 0
+            g = abs(target - fired / count) * desire[b, i] * one
+            for j in range(inputs):
+                wish[j] += g * weight[i, j]
+        for j in range(inputs):
+            on = kept[b, j] and abs(wish[j]) >= threshold
+            before[b, j] = 0 if not on else 1 if wish[j] > 0 else -1
+
+
+@numba.njit(cache=True, nogil=True)
+def learn(target, source, delay, decay, spikes, desire, rate):
+    """Add `rate` times the weight change of every sample to `target` (I, J); the rest as above."""
+    batch, inputs, steps = source.shape
+    active = np.empty(inputs, np.int64)
+    trace = np.empty((steps, inputs), target.dtype)
+    change = np.empty(inputs, target.dtype)
+    for b in range(batch):
+        count = _firing(source[b], active)
+        for t in range(steps):
+            for a in range(count):
+                event = source[b, active[a], t - delay] if t >= delay else 0
+                trace[t, a] = (decay * trace[t - 1, a] if t else decay * 0) + event
+        for i in range(target.shape[0]):
+            if desire[b, i] == 0:
+                continue
+            fired = False
+            for t in range(steps):
+                if not spikes[b, i, t]:
+                    continue
+                if fired:
+                    for a in range(count):
+                        change[a] += trace[t, a]
+                else:
+                    for a in range(count):
+                        change[a] = trace[t, a]
+                fired = True
+            if fired:
+                step = rate * desire[b, i]
+                for a in range(count):
+                    target[i, active[a]] += step * change[a]
