@@ -31,7 +31,7 @@ class Delay(nn.Module):
 class Pass:
     """What one layer did with a batch: its input and output spikes `(T, B, ...)`, and its desires `(B, I)`.
 
-    `desire` is 1 or -1 where a neuron that is not dropped should fire more or less, 0 where it is left alone.
+    Spikes are 0 and 1 of any type. `desire` is 1 or -1 where a neuron that is not dropped should fire more or less, 0 where it is left alone.
     """
 
     source: Tensor
@@ -199,7 +199,7 @@ class DesireBP(Rule):
         found = [torch.zeros_like(weight) for weight in weights]
         run = self.engine(chain, source)
         out = run(weights, drops, source, y, kept, found, -1 / len(y))[-1].spikes
-        return out, found
+        return out.to(source.dtype), found
 
     def _in_turn(
         self,
@@ -220,7 +220,7 @@ class DesireBP(Rule):
             done = run(moved, drops, source[:, b : b + 1], y[b : b + 1], one, moved, rate)
             out.append(done[-1].spikes)
         change = [(w - m).div_(rate or 1.0) for w, m in zip(weights, moved, strict=True)]
-        return torch.cat(out, 1), change
+        return torch.cat(out, 1).to(source.dtype), change
 
     def engine(self, chain: Sequence[Layer], source: Tensor) -> Any:
         """What runs a batch, and adds `rate` times its weight changes to `into`."""
@@ -230,7 +230,7 @@ class DesireBP(Rule):
 
     def output_wish(self, counts: Tensor, y: Tensor, target: int) -> Tensor:
         """Desires of the output layer, from its spike counts `(B, C)`."""
-        right = functional.one_hot(y, counts.shape[1]).bool()
+        right = torch.arange(counts.shape[1], device=y.device) == y[:, None]
         error = counts.double() / target
         error = torch.where(right, 1 - error, error)
         return (error > self.output_desire) * torch.where(right, 1, -1)
@@ -326,22 +326,16 @@ class Events(Arrays):
         passes = []
         for place in range(len(weights) - 1, -1, -1):
             read, spikes = sources[place], sources[place + 1]
-            shown = (read, spikes, kept[place + 1], desire)
             below = kernel.np.empty((len(y), read.shape[1]), kernel.np.int8)
             if place:
                 wish = (self.target, masks[place], self.rule.hidden_desire, below)
                 kernel.send(weights[place].numpy(), spikes, desire, *wish)
             how = (min(place, 1), real(self.neurons[place].decay))
             kernel.learn(into[place].numpy(), read, *how, spikes, desire, real(rate))
-            passes.append(self.shown(*shown, dtype=source.dtype))
+            first = [torch.from_numpy(a).permute(2, 0, 1) for a in (read, spikes)]  # time first
+            passes.append(Pass(*first, kept[place + 1], torch.from_numpy(desire)))
             desire = below
         return passes[::-1]
-
-    @staticmethod
-    def shown(source: Any, spikes: Any, kept: Tensor, desire: Any, dtype: torch.dtype) -> Pass:
-        """Arrays of the kernels `(B, J, T)` as tensors, time first."""
-        first = [torch.from_numpy(a).permute(2, 0, 1).to(dtype) for a in (source, spikes)]
-        return Pass(*first, kept, torch.from_numpy(desire))
 
 
 def plain_rate(learner: Any) -> float:

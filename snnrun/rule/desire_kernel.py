@@ -3,13 +3,29 @@
 Only inputs that fire are read, only rows of weights that change are written. Shapes: B samples, J inputs, I outputs, T steps.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
+from numba.core import config
+
+from snnrun.neuron.kernel.cache import folder
 
 BLOCK = 8  # steps are padded to a multiple of this, so that a step's sums lie in whole vector registers
 
 
-@numba.njit(cache=True, nogil=True)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as compiled by numba at its first call, kept where kernels are kept."""
+    place, before = folder(), config.CACHE_DIR
+    config.CACHE_DIR = before or str(place)
+    try:
+        return numba.njit(cache=place is not None, nogil=True)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@compiled
 def _firing(source, active):
     """Fill `active` with the inputs of one sample (J, T) that fire; returns how many there are."""
     count = 0
@@ -22,7 +38,7 @@ def _firing(source, active):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def forward(weight, source, delay, scale, decay, threshold, kept, spikes):
     """Spikes of a layer.
 
@@ -35,6 +51,7 @@ def forward(weight, source, delay, scale, decay, threshold, kept, spikes):
     active = np.empty(inputs, np.int64)
     signal = np.empty((inputs, padded), weight.dtype)
     current = np.empty((4, padded), weight.dtype)
+    alive = np.empty(outputs + 3, np.int64)
     for b in range(batch):
         count = _firing(source[b], active)
         for a in range(count):
@@ -42,38 +59,38 @@ def forward(weight, source, delay, scale, decay, threshold, kept, spikes):
             for t in range(delay, steps):
                 if source[b, active[a], t - delay]:
                     signal[a, t] = scale
-        for first in range(0, outputs, 4):
-            rows = min(4, outputs - first)
-            current[:] = 0
-            if rows == 4:
-                for a in range(count):
-                    j = active[a]
-                    w0, w1 = weight[first, j], weight[first + 1, j]
-                    w2, w3 = weight[first + 2, j], weight[first + 3, j]
-                    for t in range(padded):
-                        s = signal[a, t]
-                        current[0, t] += w0 * s
-                        current[1, t] += w1 * s
-                        current[2, t] += w2 * s
-                        current[3, t] += w3 * s
+        rows = 0
+        for i in range(outputs):
+            if kept[b, i]:
+                alive[rows] = i
+                rows += 1
             else:
-                for row in range(rows):
-                    for a in range(count):
-                        w = weight[first + row, active[a]]
-                        for t in range(padded):
-                            current[row, t] += w * signal[a, t]
-            for row in range(rows):
+                spikes[b, i, :] = 0
+        alive[rows : rows + 3] = alive[0]  # fills the last four
+        for first in range(0, rows, 4):
+            i0, i1 = alive[first], alive[first + 1]
+            i2, i3 = alive[first + 2], alive[first + 3]
+            current[:] = 0
+            for a in range(count):
+                j = active[a]
+                w0, w1, w2, w3 = weight[i0, j], weight[i1, j], weight[i2, j], weight[i3, j]
+                for t in range(padded):
+                    s = signal[a, t]
+                    current[0, t] += w0 * s
+                    current[1, t] += w1 * s
+                    current[2, t] += w2 * s
+                    current[3, t] += w3 * s
+            for row in range(min(4, rows - first)):
                 potential = current[row, 0] * 0
-                i = first + row
                 for t in range(steps):
                     potential = decay * potential + current[row, t]
-                    fires = kept[b, i] and potential >= threshold
-                    spikes[b, i, t] = fires
+                    fires = potential >= threshold
+                    spikes[b, alive[first + row], t] = fires
                     if fires:
                         potential -= 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def send(weight, spikes, desire, count, kept, threshold, before):
     """Desires of the layer below.
 
@@ -101,7 +118,7 @@ def send(weight, spikes, desire, count, kept, threshold, before):
             before[b, j] = 0 if not on else 1 if wish[j] > 0 else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def learn(target, source, delay, decay, spikes, desire, rate):
     """Add `rate` times the weight change of every sample to `target` (I, J); the rest as above."""
     batch, inputs, steps = source.shape
