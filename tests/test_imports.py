@@ -59,7 +59,17 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
 }
-HEAVY = {"torch", "lightning", "tonic", "torchvision", "sklearn", "wandb", "matplotlib", "llvmlite", "numba"}
+HEAVY = {
+    "torch",
+    "lightning",
+    "tonic",
+    "torchvision",
+    "sklearn",
+    "wandb",
+    "matplotlib",
+    "llvmlite",
+    "numba",
+}
 
 
 def dotted(path: Path) -> str:

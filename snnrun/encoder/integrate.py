@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Integrate(nn.Module):
-    r"""One integrate-and-fire neuron a pixel: intensity x gives about x T evenly spaced spikes, the same ones every time.
+    r"""One integrate-and-fire neuron a pixel: intensity x gives x T evenly spaced spikes, the same ones every time.
 
     $$h_t = v_{t-1} + x, \qquad s_t = [h_t \ge 1], \qquad v_t = h_t - s_t$$
 

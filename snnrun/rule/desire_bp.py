@@ -31,7 +31,8 @@ class Delay(nn.Module):
 class Pass:
     """What one layer did with a batch: its input and output spikes `(T, B, ...)`, and its desires `(B, I)`.
 
-    Spikes are 0 and 1 of any type. `desire` is 1 or -1 where a neuron that is not dropped should fire more or less, 0 where it is left alone.
+    Spikes are 0 and 1 of any type. A desire is 1 or -1 where a neuron that is not dropped should fire more or less, 0
+    where it is left alone.
     """
 
     source: Tensor
@@ -246,7 +247,8 @@ class Arrays:
     """
 
     def __init__(self, rule: DesireBP, chain: Sequence[Layer], target: int):
-        self.rule, self.neurons, self.target = rule, [layer.neuron for layer in chain], target
+        self.rule, self.target = rule, target
+        self.neurons = [layer.neuron for layer in chain if isinstance(layer.neuron, DesireLIF)]
 
     def __call__(
         self,
@@ -332,8 +334,8 @@ class Events(Arrays):
                 kernel.send(weights[place].numpy(), spikes, desire, *wish)
             how = (min(place, 1), real(self.neurons[place].decay))
             kernel.learn(into[place].numpy(), read, *how, spikes, desire, real(rate))
-            first = [torch.from_numpy(a).permute(2, 0, 1) for a in (read, spikes)]  # time first
-            passes.append(Pass(*first, kept[place + 1], torch.from_numpy(desire)))
+            shown, fired = (torch.from_numpy(a).permute(2, 0, 1) for a in (read, spikes))
+            passes.append(Pass(shown, fired, kept[place + 1], torch.from_numpy(desire)))
             desire = below
         return passes[::-1]
 
@@ -355,6 +357,6 @@ def refuse_low_precision(device: str, dtype: torch.dtype) -> None:
     """Raise `ValueError` unless weights and potentials have at least float32."""
     if torch.is_autocast_enabled(device) or dtype.itemsize < 4:
         raise ValueError(
-            "rule=desire_bp needs trainer.precision=32-true or 64-true: in 16 bits a weight would lose its small changes,"
+            "rule=desire_bp needs trainer.precision=32-true or 64-true: in 16 bits a weight would lose small changes,"
             " and potentials near the threshold would fire otherwise than in training."
         )

@@ -1,6 +1,6 @@
 """Desire backpropagation of one fully connected layer, event by event: compiled by numba, for the CPU.
 
-Only inputs that fire are read, only rows of weights that change are written. Shapes: B samples, J inputs, I outputs, T steps.
+Only inputs that fire are read, only rows of weights that change are written. B samples, J inputs, I outputs, T steps.
 """
 
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import config
 
 from snnrun.neuron.kernel.cache import folder
 
-BLOCK = 8  # steps are padded to a multiple of this, so that a step's sums lie in whole vector registers
+config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
+BLOCK = 8  # steps are padded to a multiple of this: whole vector registers
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,8 +94,8 @@ def forward(weight, source, delay, scale, decay, threshold, kept, spikes):
 def send(weight, spikes, desire, count, kept, threshold, before):
     """Desires of the layer below.
 
-    weight (I, J); spikes (B, I, T); desire (B, I) int8: +1, -1 or 0; count: spikes of a right target; kept (B, J) uint8;
-    before (B, J) int8 is written.
+    weight (I, J); spikes (B, I, T); desire (B, I) int8: 1, -1 or 0; count: spikes of a neuron that fires as it should;
+    kept (B, J) uint8; before (B, J) int8 is written.
     """
     batch, outputs, steps = spikes.shape
     inputs = weight.shape[1]

@@ -30,7 +30,8 @@ class Classification:
             raise ValueError(f"task.mode must be max or min, got {mode}.")
         if ties not in ("first", "wrong"):
             raise ValueError(f"task.ties must be first or wrong, got {ties}.")
-        self.monitor, self.mode, self.ties = monitor, mode, ties
+        self.monitor, self.mode = monitor, mode
+        self.ties: Literal["first", "wrong"] = ties
 
     def tally(self, num_classes: int) -> Tally:
         """A fresh counter of loss and accuracy."""

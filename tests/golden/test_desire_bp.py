@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -54,10 +53,14 @@ def test_case(case, part):
     for n in range(len(labels)):
         sample = f"s{n}_"
         source = Integrate(steps)(images[n : n + 1])
-        kept = [torch.from_numpy(case[f"{sample}mask{i}"])[None].bool() for i in ("_in", *range(count))]
+        kept = [
+            torch.from_numpy(case[f"{sample}mask{i}"])[None].bool() for i in ("_in", *range(count))
+        ]
         same(source[:, 0] * kept[0], case[f"{sample}spikes_in"][:-1])
         before = [w.clone() for w in weights]
-        done = engine(weights, drops, source, labels[n : n + 1], kept, weights, known["lr_effective"])
+        done = engine(
+            weights, drops, source, labels[n : n + 1], kept, weights, known["lr_effective"]
+        )
         for i, one in enumerate(done):
             same(one.spikes[:, 0], case[f"{sample}spikes{i}"][1:])
             same(one.spikes[:, 0].sum(0), case[f"{sample}counts{i}"])

@@ -11,7 +11,7 @@ from snnrun.surrogate import ATan
 @pytest.mark.parametrize("threshold", [1.0, 0.5])
 def test_steps_by_hand(threshold):
     neuron = DesireLIF(ATan(), threshold=threshold)
-    # with a threshold of 1, potentials are 0.5, 1.0, 1.25 and 0.1875 before a spike takes 1; with 0.5: 0.5, 0.25, 1.4375, ...
+    # before a spike takes 1: 0.5, 1.0, 1.25, 0.1875, and 0.5, 0.25, 1.4375, 0.328125
     expected = {
         1.0: [(0, 0.5), (1, 0.0), (1, 0.25), (0, 0.1875)],
         0.5: [(1, -0.5), (0, 0.25), (1, 0.4375), (0, 0.328125)],
