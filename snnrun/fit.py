@@ -13,6 +13,7 @@ TRAITS = {
     "adaptive": "its threshold adapts to its own spikes",
     "convolutional": "made of convolutions",
     "current": "feeds real-valued input",
+    "dense": "a chain of fully connected layers",
     "events": "recordings of an event sensor, with a time axis",
     "feedforward": "no layer feeds itself",
     "graded": "its spikes differ in size",
@@ -34,6 +35,7 @@ TRAITS = {
     "surrogate": "a surrogate derivative",
     "trace": "gives out a filter of its spikes",
     "trace_output": "the head fires and gives out a filter of its spikes",
+    "unit_reset": "a spike subtracts 1",
 }
 
 

@@ -154,7 +154,7 @@ class Learner(LightningModule):
 
     def sync_gradients(self) -> None:
         """Average `p.grad` over all processes."""
-        if self.trainer.world_size > 1:
+        if self._trainer is not None and self.trainer.world_size > 1:
             for p in self.net.parameters():
                 if p.grad is not None:
                     p.grad.copy_(self.trainer.strategy.reduce(p.grad, reduce_op="mean"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,20 @@ class Tally:
     **Arguments:**
 
     - `num_classes`: top-5 accuracy is taken where there are more than ten.
+    - `ties`: `first`: of equal scores any may count as best; `wrong`: only a score above all others does.
     """
 
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int, ties: Literal["first", "wrong"] = "first"):
+        self.num_classes, self.ties = num_classes, ties
         self.sums: Tensor | None = None  # samples, loss, correct, correct among the best five
 
     def update(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """Add a batch."""
-        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+        if self.ties == "wrong":
+            better = (logits >= logits.gather(1, y[:, None])).sum(1) - 1  # or as good
+            top = better[:, None] == torch.arange(min(5, logits.shape[1]), device=y.device)
+        else:
+            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
         n = torch.tensor(float(len(y)), device=y.device)
         now = torch.stack([n, loss.detach().float() * n, top[:, 0].sum(), top.sum()]).double()
         self.sums = now if self.sums is None else self.sums + now

@@ -1,5 +1,6 @@
 """`list` and `show`: what they print of snnrun's parts and of a user's."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,6 @@ def test_a_users_part_is_listed_and_shown(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     flags = ["--config-dir", str(tmp_path / "conf")]
     list_parts(["neuron", *flags])
-    assert "mine      A neuron of mine.\n" in capsys.readouterr().out
+    assert re.search(r"mine +A neuron of mine\.\n", capsys.readouterr().out)
     show(["neuron=mine", *flags])
     assert "    A neuron of mine.\n" in capsys.readouterr().out

@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "norm": ({"surrogate", "neuron"}, TORCH),
     "model": (NETWORK, TORCH),
     "rule": ({"neuron", "model.layers"}, TORCH),
+    "rule.desire_kernel": ({"neuron.kernel"}, {"numba", "numpy"}),
     "loss": (set(), TORCH),
     "readout": ({"neuron", "model.layers"}, TORCH),
     "metric": ({"neuron", "encoder.profile", "model.layers"}, TORCH),
@@ -58,7 +59,17 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
 }
-HEAVY = {"torch", "lightning", "tonic", "torchvision", "sklearn", "wandb", "matplotlib", "llvmlite"}
+HEAVY = {
+    "torch",
+    "lightning",
+    "tonic",
+    "torchvision",
+    "sklearn",
+    "wandb",
+    "matplotlib",
+    "llvmlite",
+    "numba",
+}
 
 
 def dotted(path: Path) -> str:

@@ -60,6 +60,17 @@ def test_tally_equals_numpy(classes):
         assert scores["acc5"] == pytest.approx(100 * expected[2])
 
 
+def test_ties_may_be_wrong():
+    logits = torch.tensor([[2.0, 2.0, 1.0], [2.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    y = torch.tensor([0, 0, 1, 2])
+    tally = Tally(3, ties="wrong")
+    tally.update(torch.tensor(0.0), logits, y)
+    assert tally.compute()["acc"] == 50
+    many = Tally(11, ties="wrong")
+    many.update(torch.tensor(0.0), torch.tensor([[3.0] * 5 + [0.0] * 6] * 2), torch.tensor([2, 7]))
+    assert many.compute()["acc"] == 0 and many.compute()["acc5"] == 50
+
+
 def test_an_empty_tally_says_nothing():
     assert Tally(10).compute() == {}
 

@@ -1,9 +1,10 @@
 """How a batch becomes a sequence of inputs, time first."""
 
 from snnrun.encoder.direct import Direct
+from snnrun.encoder.integrate import Integrate
 from snnrun.encoder.latency import Latency
 from snnrun.encoder.poisson import Poisson
 from snnrun.encoder.psc import PSC
 from snnrun.encoder.zero_expand import ZeroExpand
 
-__all__ = ["PSC", "Direct", "Latency", "Poisson", "ZeroExpand"]
+__all__ = ["PSC", "Direct", "Integrate", "Latency", "Poisson", "ZeroExpand"]

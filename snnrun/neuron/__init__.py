@@ -4,6 +4,7 @@ from snnrun.neuron.alif import ALIF
 from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
+from snnrun.neuron.desire_lif import DesireLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.leaky import Leaky
 from snnrun.neuron.li import LI
@@ -25,6 +26,7 @@ __all__ = [
     "Binary",
     "Burst",
     "CubaLIF",
+    "DesireLIF",
     "Kernel",
     "Leaky",
     "Neuron",

@@ -2,6 +2,7 @@
 
 from snnrun.rule.base import BPTT, Learning, Rule
 from snnrun.rule.conversion import Conversion
+from snnrun.rule.desire_bp import DesireBP
 from snnrun.rule.progressive_tandem import ProgressiveTandem
 from snnrun.rule.reset_bptt import ResetBPTT
 from snnrun.rule.tandem import Tandem
@@ -12,6 +13,7 @@ __all__ = [
     "BPTT",
     "TSSL",
     "Conversion",
+    "DesireBP",
     "Learning",
     "ProgressiveTandem",
     "ResetBPTT",
