@@ -67,7 +67,7 @@ def test_version(snnrun):
 
 def test_list_shows_groups_and_sentences(snnrun):
     lines = snnrun("list").stdout.splitlines()
-    assert "encoder     [direct], latency, poisson, psc" in lines
+    assert "encoder     [direct], integrate, latency, poisson, psc, zero_expand" in lines
     assert lines[-1] == (
         "[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all."
     )
