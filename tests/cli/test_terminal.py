@@ -49,7 +49,10 @@ def test_a_bar_on_a_terminal_of_80_columns(warm, tmp_path):
     reader = threading.Thread(target=lambda: pieces.extend(read(ours)))
     reader.start()
     words = ("trainer.max_epochs=2", "trainer.limit_train_batches=4", "hydra.run.dir=run")
-    words += ("dataset.batch_size=1",)  # so many steps that every bar is drawn before it ends
+    words += (
+        "dataset.batch_size=1",
+        "dataset.val_size=0.5",
+    )  # so many steps that every bar is drawn before it ends
     done = warm(*words, cwd=tmp_path, out=os.ttyname(theirs), COLUMNS="80", TERM="xterm")
     os.close(theirs)
     reader.join(30)

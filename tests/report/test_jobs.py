@@ -87,10 +87,12 @@ def test_the_lock_is_held_as_long_as_the_process_lives(job):
 
 @pytest.fixture
 def heard():
-    """A closed terminal is noticed, though the tests may have been started with nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Ctrl-C and a closed terminal are noticed, though the tests may run under nohup or in the background."""
+    defaults = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

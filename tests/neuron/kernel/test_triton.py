@@ -71,6 +71,15 @@ def test_equal_in_the_interpreter():
     assert done.stdout == "equal\n", done.stderr
 
 
+# msat takes a log1p, which Triton has not: on a GPU it runs step by step
+OPTIONS = [option for option in CHOICES.options("neuron") if option != "msat"]
+
+
+def test_the_neuron_that_triton_cannot_print():
+    with pytest.raises(Unprintable, match="log1p in a Triton kernel"):
+        printed("msat")
+
+
 def printed(option: str) -> str:
     """Both kernels of a neuron as its YAML has it."""
     parts = {
@@ -90,7 +99,7 @@ def printed(option: str) -> str:
     return "\n".join(texts)
 
 
-@pytest.mark.parametrize("option", CHOICES.options("neuron"))
+@pytest.mark.parametrize("option", OPTIONS)
 def test_source_is_the_stored_one(option):
     assert printed(option) == (STORED / f"{option}.txt").read_text()
 
@@ -104,5 +113,5 @@ def test_an_operation_that_triton_lacks():
 
 if __name__ == "__main__":
     STORED.mkdir(exist_ok=True)
-    for name in CHOICES.options("neuron"):
+    for name in OPTIONS:
         (STORED / f"{name}.txt").write_text(printed(name))
