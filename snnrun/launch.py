@@ -255,14 +255,13 @@ def exchange(
     Raises `BadRequest` for an option that chooses others or sets keys elsewhere: these are for a new run.
     """
     chosen = {parse([o])[0].key_or_group: o for o in changes if chooses(choices, o)}
+    if not chosen:
+        return {}
+    kept = [w for w in words_then if parse([w])[0].key_or_group.partition(".")[0] not in chosen]
+    composed = choices.compose([*kept, *chosen.values()])
     found: dict[str, Any] = {}
     for group, word in chosen.items():
         option = parse([word])[0].value()
-        request = [
-            *(w for w in words_then if parse([w])[0].key_or_group.partition(".")[0] not in chosen),
-            *chosen.values(),
-        ]
-        composed = choices.compose(request)
         if group not in GROUPS or not choices.chooses_nothing(group, str(option)):
             raise BadRequest(
                 f"{word}: this option of {group} sets more than {group}, so that it takes a new run."

@@ -184,7 +184,8 @@ class Learner(LightningModule):
         """Score a test batch and keep what was predicted."""
         out = self._evaluate(batch)
         self.predicted.append(torch.stack([batch[1], self.readout(out).argmax(1)]).cpu())
-        right = self.readout.running(out).argmax(2).eq(batch[1]).sum(1)  # pyright: ignore[reportCallIssue]
+        running = self.readout.running(out)  # pyright: ignore[reportCallIssue]
+        right = self.tally.top(running, batch[1])[..., 0].sum(1)
         self.right = right if self.right is None else self.right + right
 
     # --- epochs

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snnrun.encoder.profile import factors
-from snnrun.model.layers import Layer, layers
-from snnrun.neuron import Neuron
+from snnrun.model.layers import Layer, fires, layers
 from snnrun.neuron.base import wide
 from snnrun.neuron.psc_lif import PSCLIF, unfilter
 
@@ -37,14 +36,19 @@ class Tally:
 
     def update(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """Add a batch."""
-        if self.ties == "wrong":
-            better = (logits >= logits.gather(1, y[:, None])).sum(1) - 1  # or as good
-            top = better[:, None] == torch.arange(min(5, logits.shape[1]), device=y.device)
-        else:
-            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+        top = self.top(logits, y)
         n = torch.tensor(float(len(y)), device=y.device)
         now = torch.stack([n, loss.detach().float() * n, top[:, 0].sum(), top.sum()]).double()
         self.sums = now if self.sums is None else self.sums + now
+
+    def top(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether the label is at each of the first places: `(..., B, C)` and `(B,)` to `(..., B, at most 5)`."""
+        places = min(5, logits.shape[-1])
+        if self.ties == "wrong":
+            own = logits.gather(-1, y[:, None].expand(*logits.shape[:-1], 1))
+            better = (logits >= own).sum(-1, keepdim=True) - 1  # or as good
+            return better == torch.arange(places, device=y.device)
+        return logits.topk(places, dim=-1).indices == y[:, None]
 
     def compute(self) -> dict[str, float]:
         """`loss`, `acc` and, with more than ten classes, `acc5`, in percent; empty if nothing was added."""
@@ -185,11 +189,6 @@ def events(source: Tensor, tau_s: float) -> Tensor:
     a = wide(source)
     tolerance = 4 * tau_s * torch.finfo(source.dtype).eps * a.abs().amax(0, keepdim=True)
     return (unfilter(a, tau_s).abs() > tolerance).to(a.dtype)
-
-
-def fires(neuron: nn.Module) -> TypeGuard[Neuron]:
-    """Whether the neuron of a layer gives out spikes."""
-    return isinstance(neuron, Neuron) and "potential" not in neuron.traits
 
 
 def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:

@@ -61,7 +61,7 @@ def header(run: "Run", data: DataModule, learner: Learner, trainer: Trainer) -> 
     return [
         "parts       "
         + "  ".join(f"{group}={run.parts[group]}" for group in PARTS if run.parts.get(group)),
-        f"parameters  {parameters(learner):,}",
+        f"parameters  {learner.trainable:,}",
         *([f"model       {describe()}"] if describe else []),
         f"input       {shape}, T = {data.steps}, batch {data.batch_size}, {data.num_classes} classes",
         f"device      {device.type} ({name}), precision {trainer.precision}",
@@ -121,11 +121,6 @@ def scores(row: dict[str, Any]) -> str:
         )
     )
     return "  ".join(f"{name} {value:.2f} %" for name, value in named if value is not None)
-
-
-def parameters(learner: Learner) -> int:
-    """The number of trainable parameters."""
-    return sum(p.numel() for p in learner.net.parameters() if p.requires_grad)
 
 
 def activity(learner: Learner) -> dict[str, Any]:

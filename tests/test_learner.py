@@ -260,6 +260,19 @@ class ByHand(Rule):
         learner.sync_gradients()
 
 
+def test_only_what_is_trained_counts_as_a_parameter(monkeypatch):
+    _, learner = made()
+    assert learner.trainable == sum(p.numel() for p in learner.net.parameters())
+    bias = next(p for name, p in learner.net.named_parameters() if name.endswith("bias"))
+
+    def frozen(self, net):
+        next(p for name, p in net.named_parameters() if name.endswith("bias")).requires_grad_(False)
+        return net
+
+    monkeypatch.setattr(BPTT, "adapt", frozen)
+    assert made()[1].trainable == learner.trainable - bias.numel()
+
+
 # --- what a rule may ask for at the end of an epoch
 
 

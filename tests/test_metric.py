@@ -323,3 +323,10 @@ def test_watch_spikes_picks_neurons_evenly():
     assert spikes["0"][:, 0].tolist() == [[1, 0, 1]] * T
     assert watch_spikes(net, constant(), 100)[0]["0"].shape == (T, B, 5)
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_tie_after_a_step_counts_as_it_does_in_the_end():
+    """One sample whose label shares the best score after one step, is best alone after two, and not after three."""
+    steps = torch.tensor([[[1.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]], [[2.0, 3.0, 0.0]]])
+    assert Tally(3, ties="wrong").top(steps, torch.tensor([0]))[..., 0].tolist() == [[0], [1], [0]]
+    assert Tally(3).top(steps[1:], torch.tensor([0]))[..., 0].tolist() == [[1], [0]]

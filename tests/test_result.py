@@ -75,8 +75,7 @@ def test_header():
         folder=Path("outputs") / "run",
         cfg=OmegaConf.create({"seed": 3}),
     )
-    learner: Any = SimpleNamespace(net=nn.Linear(64, 16))
-    learner.net.bias.requires_grad_(False)
+    learner: Any = SimpleNamespace(net=nn.Linear(64, 16), trainable=1024)
     trainer: Any = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cpu")), precision="32-true"
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -188,3 +188,8 @@ def parts(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for name, part in net.named_modules()
         if isinstance(part, Layer | Pool | Dropout)
     )
+
+
+def fires(neuron: nn.Module) -> TypeGuard[Neuron]:
+    """Whether the neuron of a layer gives out spikes."""
+    return isinstance(neuron, Neuron) and "potential" not in neuron.traits

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from snnrun.model.layers import Pool, layers, parts
+from snnrun.model.layers import Pool, fires, layers, parts
 from snnrun.neuron.base import Neuron
 from snnrun.neuron.scaled import Scaled
 from snnrun.rule.activation import QCFS, ReLU
@@ -93,7 +93,6 @@ class Conversion(Rule):
         refuse(net)
         for _, layer in layers(net):
             if fires(layer.neuron):
-                assert isinstance(layer.neuron, Neuron)
                 layer.neuron = (
                     ReLU(layer.neuron)
                     if self.activation == "relu"
@@ -221,11 +220,6 @@ class InParts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to `(T, B, num_classes)`."""
         return torch.cat([self.net(part) for part in x.split(max(1, SLOTS // len(x)), dim=1)], 1)
-
-
-def fires(neuron: nn.Module) -> bool:
-    """Whether the neuron of a layer gives out spikes."""
-    return isinstance(neuron, Neuron) and "potential" not in neuron.traits
 
 
 def refuse(net: nn.Module) -> None:

@@ -1,18 +1,17 @@
 """Desire backpropagation: layers tell the layer below which neurons should fire more, and which less."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from snnrun.model.layers import Dropout, Layer, Pool, layers, parts
 from snnrun.neuron import DesireLIF
 from snnrun.neuron.base import recall, remember
 from snnrun.neuron.kernel import Fused
 from snnrun.rule.base import Learning, Rule
+from snnrun.rule.desire_engine import Arrays, Batch, Events
 
 
 class Delay(nn.Module):
@@ -25,20 +24,6 @@ class Delay(nn.Module):
         before = recall(self)
         remember(self, (x[-1:],))
         return torch.cat([torch.zeros_like(x[:1]) if before is None else before[0], x[:-1]])
-
-
-@dataclass
-class Pass:
-    """What one layer did with a batch: its input and output spikes `(T, B, ...)`, and its desires `(B, I)`.
-
-    Spikes are 0 and 1 of any type. A desire is 1 or -1 where a neuron that is not dropped should fire more or less, 0
-    where it is left alone.
-    """
-
-    source: Tensor
-    spikes: Tensor
-    kept: Tensor
-    desire: Tensor | None = None
 
 
 class DesireBP(Rule):
@@ -165,11 +150,14 @@ class DesireBP(Rule):
             kept = [self._draw(source[0], drops[0])]
             for layer, p in zip(chain, [*drops[1:], 0.0], strict=True):
                 kept.append(self._draw(source.new_ones(len(y), layer.synapse.out_features), p))  # pyright: ignore
+            batch = Batch(source, y, drops, kept)
+            engine = self.engine(chain, source)
+            weights = [layer.synapse.weight.detach() for layer in chain]  # pyright: ignore
             if self.batch == "accumulate":
-                out, self.estimate = self._together(chain, drops, source, y, kept)
+                out, self.estimate = self._together(engine, weights, batch)
             else:
-                rate = plain_rate(learner)
-                out, self.estimate = self._in_turn(chain, drops, source, y, kept, rate)
+                out, self.estimate = self._in_turn(engine, weights, batch, plain_rate(learner))
+            out = out.to(source.dtype)
         self.counted = torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=True)
         return learner.score(out, y) + self.counted
 
@@ -188,156 +176,26 @@ class DesireBP(Rule):
         return torch.rand_like(like) >= p if p else torch.ones_like(like, dtype=torch.bool)
 
     def _together(
-        self,
-        chain: Sequence[Layer],
-        drops: Sequence[float],
-        source: Tensor,
-        y: Tensor,
-        kept: Sequence[Tensor],
+        self, engine: Arrays, weights: list[Tensor], batch: Batch
     ) -> tuple[Tensor, list[Tensor]]:
         """Output and gradient of a batch at the weights as they are."""
-        weights = [layer.synapse.weight.detach() for layer in chain]  # pyright: ignore
         found = [torch.zeros_like(weight) for weight in weights]
-        run = self.engine(chain, source)
-        out = run(weights, drops, source, y, kept, found, -1 / len(y))[-1].spikes
-        return out.to(source.dtype), found
+        return engine(weights, batch, found, -1 / len(batch.y))[-1].spikes, found
 
     def _in_turn(
-        self,
-        chain: Sequence[Layer],
-        drops: Sequence[float],
-        source: Tensor,
-        y: Tensor,
-        kept: Sequence[Tensor],
-        rate: float,
+        self, engine: Arrays, weights: list[Tensor], batch: Batch, rate: float
     ) -> tuple[Tensor, list[Tensor]]:
         """Output of a batch whose weights change after every sample, and the gradient that takes SGD there."""
-        weights = [layer.synapse.weight.detach() for layer in chain]  # pyright: ignore
         moved = [weight.clone() for weight in weights]
-        run = self.engine(chain, source)
-        out = []
-        for b in range(len(y)):
-            one = [mask[b : b + 1] for mask in kept]
-            done = run(moved, drops, source[:, b : b + 1], y[b : b + 1], one, moved, rate)
-            out.append(done[-1].spikes)
+        out = [engine(moved, batch.sample(b), moved, rate)[-1].spikes for b in range(len(batch.y))]
         change = [(w - m).div_(rate or 1.0) for w, m in zip(weights, moved, strict=True)]
-        return torch.cat(out, 1).to(source.dtype), change
+        return torch.cat(out, 1), change
 
-    def engine(self, chain: Sequence[Layer], source: Tensor) -> Any:
+    def engine(self, chain: Sequence[Layer], source: Tensor) -> Arrays:
         """What runs a batch, and adds `rate` times its weight changes to `into`."""
         compiled = source.device.type == "cpu" and isinstance(chain[0].neuron.kernel, Fused)
-        engine = Events if compiled else Arrays
-        return engine(self, chain, self._target(len(source)))
-
-    def output_wish(self, counts: Tensor, y: Tensor, target: int) -> Tensor:
-        """Desires of the output layer, from its spike counts `(B, C)`."""
-        right = torch.arange(counts.shape[1], device=y.device) == y[:, None]
-        error = counts.double() / target
-        error = torch.where(right, 1 - error, error)
-        return (error > self.output_desire) * torch.where(right, 1, -1)
-
-
-class Arrays:
-    """Desire backpropagation in torch, all samples at once, on any device.
-
-    **Arguments:**
-
-    - `rule`, `chain`: the rule, and the layers that it trains.
-    - `target`: the count of a neuron that fires as it should.
-    """
-
-    def __init__(self, rule: DesireBP, chain: Sequence[Layer], target: int):
-        self.rule, self.target = rule, target
-        self.neurons = [layer.neuron for layer in chain if isinstance(layer.neuron, DesireLIF)]
-
-    def __call__(
-        self,
-        weights: Sequence[Tensor],
-        drops: Sequence[float],
-        source: Tensor,
-        y: Tensor,
-        kept: Sequence[Tensor],
-        into: Sequence[Tensor],
-        rate: float,
-    ) -> list[Pass]:
-        """Forward through all layers, desires down again, and weight changes into `into`."""
-        passes: list[Pass] = []
-        source = source * kept[0]
-        for place, (weight, neuron, p) in enumerate(zip(weights, self.neurons, drops, strict=True)):
-            if place:
-                source = torch.cat([torch.zeros_like(source[:1]), source[:-1]])
-            spikes = neuron(functional.linear(source / (1 - p), weight)) * kept[place + 1]
-            passes.append(Pass(source, spikes, kept[place + 1]))
-            source = spikes
-        desire = self.rule.output_wish(passes[-1].spikes.sum(0), y, self.target)
-        for place in range(len(weights) - 1, -1, -1):
-            done, weight = passes[place], weights[place]
-            done.desire = desire * done.kept
-            if place:
-                desire = self.below(weight, done)
-            into[place].add_(self.change(done, self.neurons[place].decay), alpha=rate)
-        return passes
-
-    def below(self, weight: Tensor, done: Pass) -> Tensor:
-        """Desires of the layer that a layer reads, dropped neurons included."""
-        assert done.desire is not None
-        right = (done.desire > 0).to(weight.dtype)
-        error = (right - done.spikes.sum(0) / self.target).abs()
-        wish = (error * done.desire) @ weight
-        return (wish.abs() >= self.rule.hidden_desire) * torch.where(wish > 0, 1, -1)
-
-    @staticmethod
-    def change(done: Pass, decay: float) -> Tensor:
-        """Spikes meet traces: the sum over samples and steps."""
-        assert done.desire is not None
-        trace, traces = torch.zeros_like(done.source[0]), []
-        for step in done.source.unbind(0):
-            trace = decay * trace + step
-            traces.append(trace)
-        signed = done.spikes * done.desire
-        return signed.flatten(0, 1).T @ torch.stack(traces).flatten(0, 1)
-
-
-class Events(Arrays):
-    """The same by compiled kernels that follow single events: on a CPU, several times faster."""
-
-    def __call__(
-        self,
-        weights: Sequence[Tensor],
-        drops: Sequence[float],
-        source: Tensor,
-        y: Tensor,
-        kept: Sequence[Tensor],
-        into: Sequence[Tensor],
-        rate: float,
-    ) -> list[Pass]:
-        """As `Arrays`."""
-        from snnrun.rule import desire_kernel as kernel  # compiles on first use
-
-        real = weights[0].numpy().dtype.type
-        sources = [(source * kept[0]).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()]
-        masks = [mask.to(torch.uint8).numpy() for mask in kept]
-        for place, (weight, neuron) in enumerate(zip(weights, self.neurons, strict=True)):
-            spikes = kernel.np.empty((len(y), len(weight), len(source)), kernel.np.uint8)
-            constants = (min(place, 1), real(1 / (1 - drops[place])), real(neuron.decay))
-            read = (weight.numpy(), sources[-1], *constants, real(neuron.threshold))
-            kernel.forward(*read, masks[place + 1], spikes)
-            sources.append(spikes)
-        counts = torch.from_numpy(sources[-1]).sum(2)
-        desire = self.rule.output_wish(counts, y, self.target).to(torch.int8).numpy()
-        passes = []
-        for place in range(len(weights) - 1, -1, -1):
-            read, spikes = sources[place], sources[place + 1]
-            below = kernel.np.empty((len(y), read.shape[1]), kernel.np.int8)
-            if place:
-                wish = (self.target, masks[place], self.rule.hidden_desire, below)
-                kernel.send(weights[place].numpy(), spikes, desire, *wish)
-            how = (min(place, 1), real(self.neurons[place].decay))
-            kernel.learn(into[place].numpy(), read, *how, spikes, desire, real(rate))
-            shown, fired = (torch.from_numpy(a).permute(2, 0, 1) for a in (read, spikes))
-            passes.append(Pass(shown, fired, kept[place + 1], torch.from_numpy(desire)))
-            desire = below
-        return passes[::-1]
+        kind = Events if compiled else Arrays
+        return kind(chain, self._target(len(source)), self.output_desire, self.hidden_desire)
 
 
 def plain_rate(learner: Any) -> float:

@@ -193,11 +193,11 @@ class Tandem(Rule):
                 if self.norm_scale is not None and part.norm is not None:
                     assert isinstance(part.norm.weight, Tensor)
                     nn.init.normal_(part.norm.weight, 0, self.norm_scale)
-                replace(net, name, TandemLayer(part, self.fold_eps))
+                net.set_submodule(name, TandemLayer(part, self.fold_eps))
             elif isinstance(part, Pool) and part.kind == "max":
                 part.kind = "avg"
             elif isinstance(part, Dropout) and self.dropout_in_eval:
-                replace(net, name, SteadyDropout(part.p, part.share))
+                net.set_submodule(name, SteadyDropout(part.p, part.share))
         return net
 
     @torch.no_grad()
@@ -218,12 +218,6 @@ class Tandem(Rule):
 def tandem_layers(net: nn.Module) -> dict[str, TandemLayer]:
     """The tandem layers of a network by name, in forward order."""
     return {name: layer for name, layer in layers(net) if isinstance(layer, TandemLayer)}
-
-
-def replace(net: nn.Module, name: str, part: nn.Module) -> None:
-    """Put a part in the place of the one of this name."""
-    above, _, last = name.rpartition(".")
-    setattr(net.get_submodule(above), last, part)
 
 
 def check(name: str, layer: Layer) -> None:

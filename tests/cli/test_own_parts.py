@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_the_tests_that_come_with_them_pass(lab):
 def test_an_installed_package(site, warm, snnrun):
     place = "hydra.searchpath=[pkg://mylab.conf]"
     done = snnrun("list", "neuron", place, PYTHONPATH=str(site))
-    assert "\nlab       A neuron of the lab.\n" in done.stdout, done.stderr
+    assert re.search(r"\nlab +A neuron of the lab\.\n", done.stdout), done.stderr
     done = warm("check", place, "neuron=lab", cwd=site)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("ok: ")
 
@@ -174,6 +175,6 @@ def test_an_installed_package_that_registers_its_configuration(site, tmp_path, s
     (tmp_path / "hydra_plugins" / "mylab.py").write_text(PLUGIN)
     path = os.pathsep.join([str(site), str(tmp_path)])
     done = snnrun("list", "neuron", PYTHONPATH=path)
-    assert "\nlab       A neuron of the lab.\n" in done.stdout, done.stderr
+    assert re.search(r"\nlab +A neuron of the lab\.\n", done.stdout), done.stderr
     done = snnrun("neuron=lba", PYTHONPATH=path)
     assert done.stderr.startswith("neuron=lba: there is no such neuron. Did you mean lab")

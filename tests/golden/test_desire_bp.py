@@ -13,7 +13,7 @@ from snnrun.metric import Tally
 from snnrun.model import Layer
 from snnrun.neuron import DesireLIF
 from snnrun.rule import DesireBP
-from snnrun.rule.desire_bp import Arrays, Events
+from snnrun.rule.desire_engine import Arrays, Batch, Events
 from snnrun.surrogate import ATan
 
 SYSTEM = "desire_bp"
@@ -46,7 +46,9 @@ def test_case(case, part):
     chain = [layer(w, known) for w in weights]
     rule = DesireBP(margin / steps, known["desire_out"], known["desire_hidden"])
     assert rule._target(steps) == steps - margin
-    engine = {"arrays": Arrays, "events": Events}[how](rule, chain, steps - margin)
+    engine = {"arrays": Arrays, "events": Events}[how](
+        chain, steps - margin, rule.output_desire, rule.hidden_desire
+    )
     drops = [known["dropout_in"], *[known["dropout_hidden"]] * (count - 1)]
     images = torch.from_numpy(case["images"]).flatten(1).to(real)
     labels = torch.from_numpy(case["labels"])
@@ -58,9 +60,8 @@ def test_case(case, part):
         ]
         same(source[:, 0] * kept[0], case[f"{sample}spikes_in"][:-1])
         before = [w.clone() for w in weights]
-        done = engine(
-            weights, drops, source, labels[n : n + 1], kept, weights, known["lr_effective"]
-        )
+        batch = Batch(source, labels[n : n + 1], drops, kept)
+        done = engine(weights, batch, weights, known["lr_effective"])
         for i, one in enumerate(done):
             same(one.spikes[:, 0], case[f"{sample}spikes{i}"][1:])
             same(one.spikes[:, 0].sum(0), case[f"{sample}counts{i}"])

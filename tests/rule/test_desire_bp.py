@@ -16,7 +16,8 @@ from snnrun.model import MLP
 from snnrun.neuron import DesireLIF, carry, scan
 from snnrun.readout import SpikingReadout
 from snnrun.rule import DesireBP
-from snnrun.rule.desire_bp import Arrays, Delay, Events
+from snnrun.rule.desire_bp import Delay
+from snnrun.rule.desire_engine import Arrays, Events
 from snnrun.surrogate import ATan
 
 CHOICES = Choices()
