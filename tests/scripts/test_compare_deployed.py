@@ -8,21 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_ternary_spikes_on_the_digits(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    words = ["neuron=ternary", "trainer.max_epochs=2", "hydra.run.dir=run", "test=false"]
-    for command in (
-        ["-m", "snnrun", *words, "logger=[]"],
-        [str(ROOT / "scripts" / "compare_deployed.py"), "run"],
-    ):
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+def test_ternary_spikes_on_the_digits(warm, tmp_path):
+    words = ("neuron=ternary", "trainer.max_epochs=2", "hydra.run.dir=run", "test=false")
+    done = warm(*words, "logger=[]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "compare_deployed.py"), "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     _, *lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["float32", "float64"]
     for line in lines:
