@@ -155,9 +155,15 @@ class Choices:
             for group in self.groups
             if "/" not in group
             for option in self.options(group)
+            if self._may_name_targets(group, option)
             for name in _targets(self.load(group, option))
         ]
         return frozenset(names)
+
+    def _may_name_targets(self, group: str, option: str) -> bool:
+        """Whether an option is worth parsing: most experiments and tables only choose and set values."""
+        file = self.file(group, option)
+        return file is None or "_target_" in file.read_text(encoding="utf-8")
 
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
         """The configuration of a request. Raises `BadRequest` with all that is wrong with its words."""

@@ -68,8 +68,8 @@ def test_a_part_that_is_set_and_then_ignored_is_warned_of(snnrun):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_check_of_a_sound_request(snnrun):
-    done = snnrun("check", "neuron=li", "surrogate=triangle", "dataset=nmnist")
+def test_check_of_a_sound_request(warm, tmp_path):
+    done = warm("check", "neuron=li", "surrogate=triangle", "dataset=nmnist", cwd=tmp_path)
     assert done.stderr == (
         "warning: surrogate=triangle has no effect: neuron=li does not use it.\n"
     )

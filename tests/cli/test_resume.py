@@ -199,7 +199,7 @@ def test_ctrl_c_and_sigterm_save_in_the_middle_of_an_epoch(whole, place):
 
 
 @pytest.mark.parametrize("verb", ["resume", "eval"])
-def test_a_damaged_checkpoint_is_named_and_left(verb, killed, place, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_left(verb, killed, warm, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(killed, folder)
     (folder / "result.json").unlink(missing_ok=True)
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_named_and_left(verb, killed, place, tmp_path):
     name = "last" if verb == "resume" else "best"
     before = (folder / "checkpoints" / f"{name}.ckpt").read_bytes()
     metrics = (folder / "metrics.csv").read_bytes()
-    done = run(tmp_path, verb, "run")
+    done = warm(verb, "run", cwd=tmp_path)
     message = (done.stdout + done.stderr).splitlines()[-1]
     assert message == (
         f"{folder}/checkpoints/{name}.ckpt is truncated or damaged. It was left as it is."
