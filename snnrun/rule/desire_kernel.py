@@ -3,26 +3,11 @@
 Only inputs that fire are read, only rows of weights that change are written. B samples, J inputs, I outputs, T steps.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-from snnrun.neuron.kernel.cache import folder
+from snnrun.neuron.kernel.compiled import compiled
 
-config: Any = numba.config  # pyright: ignore[reportPrivateImportUsage]
 BLOCK = 8  # steps are padded to a multiple of this: whole vector registers
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as compiled by numba at its first call, kept where kernels are kept."""
-    place, before = folder(), config.CACHE_DIR
-    config.CACHE_DIR = before or str(place)
-    try:
-        return numba.njit(cache=place is not None, nogil=True)(function)
-    finally:
-        config.CACHE_DIR = before
 
 
 @compiled
