@@ -18,6 +18,7 @@ snnrun: experiments with directly trained spiking neural networks
   snnrun resume RUN                       go on with a run that was stopped
   snnrun rerun RUN [key=value] ...        the same configuration in a new directory
   snnrun paper list|run|compare [KEY]     published tables: what there is, run it, set ours beside it
+  snnrun report DIR ... [out=FILE]         many runs as one table: Markdown, CSV, JSON or a page with pictures
   snnrun plot RUN                         learning curves and spike raster as PNG and SVG
   snnrun new neuron|rule|model NAME       skeleton, YAML and test of a part of your own
 
@@ -125,6 +126,12 @@ def _plot(words: list[str]) -> int:
     return plot.main(words)
 
 
+def _report(words: list[str]) -> int:
+    from snnrun.report import report
+
+    return report.main(words)
+
+
 def _paper(words: list[str]) -> int:
     from snnrun.report import paper
 
@@ -145,6 +152,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "resume": _resume,
     "rerun": _rerun,
     "paper": _paper,
+    "report": _report,
     "plot": _plot,
     "new": _new,
 }

@@ -55,7 +55,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {*HYDRA, "yaml"},
     ),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
-    "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml"}),
+    "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
     "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),

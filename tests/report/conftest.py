@@ -1,5 +1,6 @@
 """A table of one's own, and runs made up on disk."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,79 @@ def made() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+CONFIG = {
+    "seed": 0,
+    "neuron": {"_target_": "snnrun.neuron.LIF", "surrogate": "${surrogate}", "tau": 2.0},
+    "surrogate": {"_target_": "snnrun.surrogate.ATan", "alpha": 2.0},
+    "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.002, "betas": [0.9, 0.999]},
+    "dataset": {
+        "_target_": "snnrun.dataset.Digits",
+        "root": "${paths.data}",
+        "folds": 0,
+        "fold": 0,
+    },
+    "task": {"monitor": "val/loss", "mode": "min"},
+    "logger": {"csv": {"save_dir": "${hydra:runtime.output_dir}"}},
+    "paths": {"data": "data"},
+}
+PARTS = {
+    "neuron": "lif",
+    "surrogate": "atan",
+    "optimizer": "adamw",
+    "dataset": "digits",
+    "experiment": None,
+}
+
+
+def _put(
+    folder: Path,
+    seed: int = 0,
+    *,
+    status: str | None = "completed",
+    loss: float = 1.0,
+    acc: float = 90.0,
+    parts: dict[str, Any] | None = None,
+    error: str | None = None,
+    typed: list[str] | None = None,
+    **changes: Any,
+) -> Path:
+    """A made run: `neuron__tau=3` sets neuron.tau, as if it had been typed."""
+    config = copy.deepcopy(CONFIG) | {"seed": seed}
+    words = [f"seed={seed}"]
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        elif value is None:
+            del config[section]
+        else:
+            config[section] = value
+        words.append(f"{key.replace('__', '.')}={value}")
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed or words))
+    if status:
+        done = {
+            "metrics": {"val/loss": loss, "test/acc": acc},
+            "spikes": {"rate": 0.1, "layers": {"a": 0.1, "b": 0.2}},
+            "ops": {"ac": 100 * acc, "mac": 10, "energy_nj": 1.0},
+            "seconds": {"fit": 1.0},
+        }
+        result = {
+            "status": status,
+            "error": error,
+            "parts": {**PARTS, **(parts or {})},
+            "overrides": typed or words,
+            "seed": seed,
+            **(done if status == "completed" else {"metrics": {}}),
+        }
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def put() -> Callable[..., Path]:
+    """Makes a run directory as a report over many reads it."""
+    return _put

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snnrun.report import plot
+from snnrun.report import plot, report
 
 NAMES = ("curves", "spikes", "rates", "confusion", "input", "steps", "overview")
 WITHOUT_METRICS, WITHOUT_SNAPSHOT = "curves, overview", "spikes, rates, confusion, input, steps"
@@ -133,3 +133,11 @@ def test_a_failure_while_writing_leaves_the_old_picture(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_report_reads_it_too(trained, capsys):
+    assert report.main([str(trained), "format=json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["command"] == "snnrun trainer.max_epochs=2 seed=0"
+    assert {"val/loss", "test/acc"} <= set(row["metrics"]) and set(row["layers"]) == {"body.0"}
+    assert {"rate", "ac", "mac", "energy_nj", "parameters", "fit_seconds"} <= set(row["costs"])
