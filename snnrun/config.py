@@ -45,6 +45,7 @@ SETTINGS = {
     "test_every_epoch": "bool",
     "keep_memory": "bool",
     "channels_last": "bool",
+    "event_inputs": "bool",
     "recompute": "bool",
     "compile": "bool",
     "kernel": "Literal['auto', 'numba', 'triton', 'scan']",

@@ -99,6 +99,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
             module.kernel = choose(rule.kernel(module), cfg.kernel)
     for _, layer in layers(net):
         layer.recompute = bool(cfg.get("recompute"))
+        layer.event_inputs = bool(cfg.get("event_inputs"))
     if cfg.get("compile"):
         net.compile()  # keys of the state stay what they are, unlike under torch.compile(net)
     learner = Learner(

@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "encoder": ({"surrogate", "neuron"}, TORCH),
     "norm": ({"surrogate", "neuron"}, TORCH),
     "model": (NETWORK, TORCH),
+    "model.event_kernel": ({"neuron.kernel"}, set()),
     "rule": ({"neuron", "model.layers"}, TORCH),
     "rule.desire_kernel": ({"neuron.kernel"}, {"numpy"}),
     "loss": (set(), TORCH),

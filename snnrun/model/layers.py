@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from snnrun.encoder.profile import factors, linear_over_time
+from snnrun.model.events import few_events, linear_of_events
 from snnrun.neuron.base import Neuron, carrying, recall, remember
 
 NeuronFactory = Callable[[int], Neuron]
@@ -42,10 +43,12 @@ class Layer(nn.Module):
     - `recurrent`: weights from the layer's own last output to its input; makes the layer step in a loop.
 
     With `recompute` set, training keeps a layer's input only and computes the rest once more in the backward pass
-    (Chen et al., *Training deep nets with sublinear memory cost*, 2016).
+    (Chen et al., *Training deep nets with sublinear memory cost*, 2016). With `event_inputs` set, a linear synapse
+    on the CPU reads only the inputs that fire where few do.
     """
 
     recompute = False
+    event_inputs = False
 
     def __init__(
         self,
@@ -66,7 +69,12 @@ class Layer(nn.Module):
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        current = x if isinstance(self.synapse, nn.Identity) else over_time(self.synapse, x)
+        if isinstance(self.synapse, nn.Identity):
+            current = x
+        elif self.event_inputs and few_events(self.synapse, x):
+            current = linear_of_events(self.synapse, x)
+        else:
+            current = over_time(self.synapse, x)
         if self.norm is not None:
             current = self.norm(current)
         return (
