@@ -46,6 +46,7 @@ SETTINGS = {
     "keep_memory": "bool",
     "channels_last": "bool",
     "event_inputs": "bool",
+    "fold_norm": "bool",
     "recompute": "bool",
     "compile": "bool",
     "kernel": "Literal['auto', 'numba', 'triton', 'scan']",

@@ -100,6 +100,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
     for _, layer in layers(net):
         layer.recompute = bool(cfg.get("recompute"))
         layer.event_inputs = bool(cfg.get("event_inputs"))
+        layer.fold_norm = bool(cfg.get("fold_norm"))
     if cfg.get("compile"):
         net.compile()  # keys of the state stay what they are, unlike under torch.compile(net)
     learner = Learner(

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from snnrun.encoder.profile import factors, linear_over_time
 from snnrun.model.events import few_events, linear_of_events
 from snnrun.neuron.base import Neuron, carrying, recall, remember
+from snnrun.norm.batch import BatchNorm
 
 NeuronFactory = Callable[[int], Neuron]
 NormFactory = Callable[[int], nn.Module | None]
@@ -44,11 +45,13 @@ class Layer(nn.Module):
 
     With `recompute` set, training keeps a layer's input only and computes the rest once more in the backward pass
     (Chen et al., *Training deep nets with sublinear memory cost*, 2016). With `event_inputs` set, a linear synapse
-    on the CPU reads only the inputs that fire where few do.
+    on the CPU reads only the inputs that fire where few do. With `fold_norm` set, a batch norm is made part of the
+    weights where no gradient is wanted.
     """
 
     recompute = False
     event_inputs = False
+    fold_norm = False
 
     def __init__(
         self,
@@ -69,14 +72,17 @@ class Layer(nn.Module):
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
+        norm = self.norm
         if isinstance(self.synapse, nn.Identity):
             current = x
         elif self.event_inputs and few_events(self.synapse, x):
             current = linear_of_events(self.synapse, x)
+        elif self.fold_norm and (folded := with_norm(self.synapse, norm)) and not factors(x):
+            current, norm = over_time(folded, x), None
         else:
             current = over_time(self.synapse, x)
-        if self.norm is not None:
-            current = self.norm(current)
+        if norm is not None:
+            current = norm(current)
         return (
             self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
         )
@@ -98,6 +104,30 @@ class Layer(nn.Module):
         if last is not None and state is not None:
             remember(self, (last, *state))
         return torch.stack(out)
+
+
+def with_norm(synapse: nn.Module, norm: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+    r"""A synapse and the batch norm behind it as one map, of weights $W w/\sqrt{\sigma^2 + \epsilon}$.
+
+    None if that cannot be: it can in evaluation, where no gradient is wanted and nobody looks at either.
+    """
+    if torch.is_grad_enabled() or type(synapse) not in (nn.Linear, nn.Conv2d):
+        return None
+    if (
+        type(norm) is not BatchNorm
+        or norm.training
+        or norm._forward_hooks
+        or synapse._forward_hooks
+    ):
+        return None
+    assert isinstance(synapse, nn.Linear | nn.Conv2d)
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = synapse.weight * scale.view(-1, *[1] * (synapse.weight.dim() - 1))
+    shift = norm.running_mean if synapse.bias is None else norm.running_mean - synapse.bias
+    bias = norm.bias - shift * scale
+    if isinstance(synapse, nn.Linear):
+        return lambda x: functional.linear(x, weight, bias)
+    return lambda x: synapse._conv_forward(x, weight, bias)
 
 
 @contextmanager

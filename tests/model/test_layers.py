@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.model import Dropout, Layer, Pool, layers, over_time, parts
+from snnrun.model.layers import with_norm
 from snnrun.neuron import ALIF, LI, LIF, PLIF, Neuron, carry
 from snnrun.norm import BNTT, BatchNorm
 from snnrun.surrogate import ATan
@@ -287,3 +288,40 @@ def test_what_parts_say_of_themselves():
     assert repr(Pool("sum", 2, gain=1.1)) == "Pool(sum, 2, gain=1.1)"
     assert repr(Dropout(0.2)) == "Dropout(p=0.2)"
     assert repr(Dropout(0.2, "row")) == "Dropout(p=0.2, share=row)"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("synapse", [nn.Linear, nn.Conv2d])
+def test_a_norm_is_part_of_the_weights_in_evaluation(synapse, bias):
+    torch.manual_seed(0)
+    shape, given = ((3, 7), (6, 4, 3)) if synapse is nn.Linear else ((3, 7, 2), (6, 4, 3, 5, 5))
+    norm = BatchNorm(7)
+    layer = Layer(synapse(*shape, bias=bias), norm, LIF(ATan(), tau=2.0)).double()
+    x = double(*given)
+    for _ in range(3):
+        layer(x)  # running statistics
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-2, 2, 7))
+        norm.bias.copy_(torch.linspace(1, -1, 7))
+    layer.eval()
+    asked = []
+    for fold_norm in (False, True):
+        layer.fold_norm = fold_norm
+        with torch.no_grad():
+            current = Layer(layer.synapse, norm, None)
+            current.fold_norm = fold_norm
+            asked.append((current.eval()(x), layer(x), layer(x[0].expand(6, *given[1:]))))
+    assert 0 < asked[0][1].mean() < 1
+    torch.testing.assert_close(asked[1][0], asked[0][0], rtol=1e-12, atol=1e-12)
+    assert torch.equal(asked[1][1], asked[0][1]) and torch.equal(asked[1][2], asked[0][2])
+
+
+def test_a_norm_is_not_folded_where_it_learns_or_is_looked_at():
+    synapse, norm = nn.Linear(3, 7), BatchNorm(7)
+    with torch.no_grad():
+        assert with_norm(synapse, norm.train()) is None
+        assert with_norm(synapse, norm.eval()) is not None
+        assert with_norm(synapse, None) is None and with_norm(synapse, BNTT(7, 4).eval()) is None
+        with norm.register_forward_hook(lambda *args: None):
+            assert with_norm(synapse, norm) is None
+    assert with_norm(synapse, norm) is None
