@@ -196,7 +196,7 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
 
     **Arguments:**
 
-    - `synapse`: the module; `nn.Linear` and `nn.Conv2d` are counted.
+    - `synapse`: the module; `nn.Linear`, `nn.Conv2d` and `nn.ConvTranspose2d` are counted.
     - `x`: its input `(T, B, ...)`.
     """
     match synapse:
@@ -212,6 +212,19 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             (top, left), (height, width) = before, sides
             inside = reach[:, top : top + height, left : left + width]
             return inside * (synapse.out_channels // synapse.groups)
+        case nn.ConvTranspose2d():  # an input reaches what a convolution of the output would read for it
+            how = (synapse.stride, synapse.padding, synapse.dilation)
+            sizes = zip(
+                x.shape[-2:], *how, synapse.kernel_size, synapse.output_padding, strict=True
+            )
+            sides = [
+                (n - 1) * s - 2 * int(p) + d * (k - 1) + more + 1 for n, s, p, d, k, more in sizes
+            ]
+            kernel = torch.ones((1, 1, *synapse.kernel_size), device=x.device)
+            reach = functional.conv2d(
+                torch.ones((1, 1, *sides), device=x.device), kernel, None, *how
+            )  # pyright: ignore[reportArgumentType]
+            return reach[0] * (synapse.out_channels // synapse.groups)
         case _:
             return None
 
@@ -238,14 +251,14 @@ def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Ten
     - `x`: its input `(T, B, ...)`.
     - `neurons`: how many neurons of a layer at most, evenly spaced.
     """
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, list[Tensor]] = {}  # in a loop a layer is called once a step
 
     def keep(name: str, layer: Layer) -> Any:
         def hook(_: nn.Module, inputs: Any, out: Tensor) -> None:
             if fires(layer.neuron):
                 flat = layer.neuron.spikes(out).flatten(2)
                 picked = torch.linspace(0, flat.shape[2] - 1, min(neurons, flat.shape[2])).long()
-                seen[name] = flat[:, :, picked].detach()
+                seen.setdefault(name, []).append(flat[:, :, picked].detach())
 
         return layer.register_forward_hook(hook)
 
@@ -255,4 +268,4 @@ def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Ten
     finally:
         for hook in hooks:
             hook.remove()
-    return seen, out
+    return {name: torch.cat(chunks) for name, chunks in seen.items()}, out

@@ -103,3 +103,45 @@ class IntegratorReadout(Readout):
 
     **Arguments:** as `Readout`; `neuron` is an integrator such as `snnrun.neuron.LI`.
     """
+
+
+class RateReadout(Readout):
+    r"""A Linear head, read by a mean over time that weighs late steps more: what the head makes of the weighted rate.
+
+    $$z = \frac{\sum_t \lambda^{T-t} o_t}{\sum_t \lambda^{T-t}}, \qquad o_t = W s_t + b$$
+
+    **Arguments:** as `Readout`, without `reduce`, and
+
+    - `decay`: $\lambda$, that of the network's neurons; 1 for the plain mean.
+
+    Xiao et al., *Training feedback spiking neural networks by implicit differentiation on the equilibrium state*,
+    NeurIPS 2021.
+    """
+
+    traits = frozenset({"rate_readout"})
+
+    def __init__(
+        self,
+        decay: float = 1.0,
+        neuron: Callable[[int], Neuron] | None = None,
+        norm: NormFactory | None = None,
+        bias: bool = True,
+    ):
+        super().__init__("mean", neuron, norm, bias)
+        if not 0 < decay <= 1:
+            raise ValueError(f"readout.decay must be above 0 and at most 1, got {decay}.")
+        self.decay = decay
+
+    def forward(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to `(B, C)`."""
+        return super().forward(out) if self.decay == 1 else self.running(out)[-1]
+
+    def running(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
+        if self.decay == 1:
+            return super().running(out)
+        total, weight, means = torch.zeros_like(out[0]), 0.0, []
+        for out_t in out.unbind(0):
+            total, weight = self.decay * total + out_t, self.decay * weight + 1
+            means.append(total / weight)
+        return torch.stack(means)

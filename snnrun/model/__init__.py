@@ -2,6 +2,7 @@
 
 from snnrun.model.convnet import ConvNet
 from snnrun.model.event_resnet import EventResNet
+from snnrun.model.feedback_snn import FeedbackSNN
 from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.model.mlp import MLP
 from snnrun.model.plain_net import PlainNet
@@ -14,6 +15,7 @@ __all__ = [
     "ConvNet",
     "Dropout",
     "EventResNet",
+    "FeedbackSNN",
     "Layer",
     "PlainNet",
     "Pool",

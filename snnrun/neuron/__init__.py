@@ -5,6 +5,7 @@ from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.desire_lif import DesireLIF
+from snnrun.neuron.feedback_lif import FeedbackLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.leaky import Leaky
 from snnrun.neuron.li import LI
@@ -27,6 +28,7 @@ __all__ = [
     "Burst",
     "CubaLIF",
     "DesireLIF",
+    "FeedbackLIF",
     "Kernel",
     "Leaky",
     "Neuron",

@@ -151,6 +151,24 @@ def carry(net: nn.Module, *, detach: bool = False) -> Iterator[None]:
         _memory.reset(token)
 
 
+@contextmanager
+def stepping() -> Iterator[None]:
+    """Keep state between the steps of a loop inside a network, as `carry` does between calls of the whole.
+
+    What a `carry` around it knows goes in, and what the last step left comes out; gradients are not cut in between.
+    """
+    outer = _memory.get()
+    memory = _Memory(False)
+    memory.update(outer or {})
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+    for part, state in memory.items() if outer is not None else ():
+        outer[part] = state
+
+
 class _Memory(dict[nn.Module, State]):
     def __init__(self, detach: bool):
         super().__init__()

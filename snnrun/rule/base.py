@@ -115,7 +115,9 @@ def weights(net: nn.Module) -> Iterator[nn.Parameter]:
     for _, layer in layers(net):
         for synapse in (layer.synapse, layer.recurrent):
             for name, p in synapse.named_parameters() if synapse is not None else ():
-                if name.rpartition(".")[2] == "weight":
+                if (
+                    name.removesuffix(".original").rpartition(".")[2] == "weight"
+                ):  # bounded ones, too
                     yield p
 
 

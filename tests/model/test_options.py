@@ -80,7 +80,8 @@ def test_layers_come_in_forward_order(option):
     for name, layer in layers(net):
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
     net(sequence())
-    assert called == [name for name, _ in layers(net)]
+    first_calls = called if "feedback" not in net.traits else list(dict.fromkeys(called))
+    assert first_calls == [name for name, _ in layers(net)], "a loop calls its layers once a step"
 
 
 @every_option
