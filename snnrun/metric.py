@@ -213,18 +213,22 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             inside = reach[:, top : top + height, left : left + width]
             return inside * (synapse.out_channels // synapse.groups)
         case nn.ConvTranspose2d():  # an input reaches what a convolution of the output would read for it
-            how = (synapse.stride, synapse.padding, synapse.dilation)
-            sizes = zip(
-                x.shape[-2:], *how, synapse.kernel_size, synapse.output_padding, strict=True
+            stride, padding, dilation, more = (
+                [int(n) for n in sides]
+                for sides in (
+                    *(synapse.stride, synapse.padding),
+                    *(synapse.dilation, synapse.output_padding),
+                )
             )
-            sides = [
-                (n - 1) * s - 2 * int(p) + d * (k - 1) + more + 1 for n, s, p, d, k, more in sizes
-            ]
-            kernel = torch.ones((1, 1, *synapse.kernel_size), device=x.device)
+            ones = torch.ones((1, 1, *synapse.kernel_size), device=x.device)
+            inputs = torch.zeros((1, 1, *x.shape[-2:]), device=x.device)
+            image = functional.conv_transpose2d(
+                inputs, ones, None, stride, padding, more, 1, dilation
+            )
             reach = functional.conv2d(
-                torch.ones((1, 1, *sides), device=x.device), kernel, None, *how
-            )  # pyright: ignore[reportArgumentType]
-            return reach[0] * (synapse.out_channels // synapse.groups)
+                torch.ones_like(image), ones, None, stride, padding, dilation
+            )[0]
+            return reach * (synapse.out_channels // synapse.groups)
         case _:
             return None
 

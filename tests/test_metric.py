@@ -7,7 +7,7 @@ from torch import nn
 
 from snnrun.encoder import PSC
 from snnrun.metric import AC_PJ, FORMULA, MAC_PJ, Activity, Tally, fan_out_of, watch_spikes
-from snnrun.model import Dropout, Layer, Pool
+from snnrun.model import Dropout, FeedbackSNN, Layer, Pool
 from snnrun.neuron import IF, LI, PSCLIF
 from snnrun.surrogate import ATan
 
@@ -276,6 +276,42 @@ def test_fan_out_counts_what_an_input_reaches(options):
     fan_out = fan_out_of(convolution, x.detach().unsqueeze(0))
     assert fan_out is not None and x.grad is not None
     torch.testing.assert_close(fan_out.expand(2, 7, 6), x.grad[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+        {"kernel_size": 5, "stride": 3, "padding": 2, "output_padding": (0, 2)},
+        {"kernel_size": (3, 2), "dilation": 2, "groups": 2},
+    ],
+    ids=str,
+)
+def test_fan_out_of_a_transposed_convolution(options):
+    convolution = nn.ConvTranspose2d(2, 4, bias=False, **options)
+    nn.init.ones_(convolution.weight)
+    x = torch.ones(1, 2, 7, 6, requires_grad=True)
+    convolution(x).sum().backward()
+    fan_out = fan_out_of(convolution, x.detach().unsqueeze(0))
+    assert fan_out is not None and x.grad is not None
+    torch.testing.assert_close(fan_out.expand(2, 7, 6), x.grad[0], rtol=0, atol=0)
+
+
+def test_layers_of_a_loop_are_counted_at_every_step():
+    """A dense population that feeds itself through 3x3 weights: every spike but those of the last step."""
+    neuron = lambda channels: IF(ATan())  # noqa: E731
+    net = FeedbackSNN(neuron, lambda c: None, head, (2,), 5, spec=3)
+    nn.init.ones_(net.input.synapse.weight)
+    x = torch.rand(B, 2, generator=torch.Generator().manual_seed(0)).expand(T, B, 2)
+    activity = watched(net, x, current=True)
+    spikes, _ = watch_spikes(net, x, 10)
+    fired = spikes["body.0"]
+    assert fired.shape == (T, B, 3) and fired.any() and not fired.all()
+    assert activity.rates() == {"body.0": pytest.approx(fired.mean().item())}
+    operations = activity.operations()
+    assert operations["mac"] == 2 * 3, "a constant input once"
+    assert operations["ac"] == round((fired.sum() * 5 + fired[:-1].sum() * 3).item() / B)
 
 
 def test_fan_out_at_the_border_of_an_image():

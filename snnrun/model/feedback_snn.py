@@ -39,7 +39,8 @@ class FeedbackSNN(nn.Module):
     - `dropout`: probability of dropping a spike, the same at every step: in every population but pools, or at each `D`
       if the spec has any.
     - `bias`: give all maps but the feedback a bias.
-    - `init`: `torch`'s own; `unit`: rows uniform in (-1, 1) and of norm 1, biases 0; `kaiming`: normal, by fan-in.
+    - `init`: `kaiming`: normal, by fan-in; `unit`: rows uniform in (-1, 1) and of norm 1; both without biases; or
+      `torch`'s own, under which small networks stay silent.
     - `feedback_scale`: factor on the initial feedback weights.
 
     Xiao et al., *Training feedback spiking neural networks by implicit differentiation on the equilibrium state*,
@@ -61,13 +62,13 @@ class FeedbackSNN(nn.Module):
         feedback: int = 3,
         dropout: float = 0.0,
         bias: bool = True,
-        init: Init = "torch",
+        init: Init = "kaiming",
         feedback_scale: float = 1.0,
     ):
         super().__init__()
         if init not in ("torch", "unit", "kaiming"):
             raise ValueError(f"model.init must be torch, unit or kaiming, got {init!r}.")
-        if feedback < 0 or feedback % 2 == 0 and feedback:
+        if feedback < 0 or (feedback and feedback % 2 == 0):
             raise ValueError(f"model.feedback must be 0 or an odd number, got {feedback}.")
         shape, first = in_shape, None
         source: Layer | None = None
@@ -158,8 +159,10 @@ def returning(
         return nn.Linear(last[0], first[0], bias=False)
     pad = kernel // 2
     if len(last) == len(first):
-        stride = round(first[1] / last[1])
-        missing = [big - (small - 1) * stride - 1 for big, small in zip(first[1:], last[1:])]
+        stride = -(-first[1] // last[1])
+        missing = [
+            big - (small - 1) * stride - 1 for big, small in zip(first[1:], last[1:], strict=True)
+        ]
         if stride == 1 and not any(missing):
             return nn.Conv2d(last[0], first[0], kernel, padding=pad, bias=False)
         if all(0 <= side < stride for side in missing):

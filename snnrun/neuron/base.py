@@ -165,8 +165,9 @@ def stepping() -> Iterator[None]:
         yield
     finally:
         _memory.reset(token)
-    for part, state in memory.items() if outer is not None else ():
-        outer[part] = state
+    if outer is not None:
+        for part, state in memory.items():
+            outer[part] = state
 
 
 class _Memory(dict[nn.Module, State]):

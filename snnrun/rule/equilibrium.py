@@ -32,6 +32,7 @@ class Map:
     layer: Layer
 
     def __call__(self, rate: Tensor) -> Tensor:
+        """The current for a rate."""
         x = rate.unsqueeze(0)
         for part in self.between:
             x = part(x)
@@ -190,6 +191,11 @@ class EquilibriumRule(Rule):
                     f"An equilibrium needs a norm that is the same at every step, not {type(norm).__name__};"
                     " use norm=batch or norm=none."
                 )
+        head = chain.net.head
+        if head.norm is not None or not isinstance(head.neuron, nn.Identity):
+            raise ValueError(
+                "The rule reads a rate through a plain Linear head; set readout.neuron and readout.norm to null."
+            )
 
     @torch.no_grad()
     def constrain(self, net: nn.Module) -> None:

@@ -16,8 +16,9 @@ from snnrun.rule.solver import broyden, fixed_point
 class IDE(EquilibriumRule):
     r"""Implicit differentiation: the network runs, and its rate is differentiated as the fixed point that it tends to.
 
-    $$f(z) = \mathrm{clamp}\left(\tfrac1D W_{L-2} \cdots \mathrm{clamp}\left(\tfrac1D (W_{L-1} z + F \bar x), 0, 1\right)
-      \cdots, 0, 1\right), \qquad (I - J^\top) q = \frac{\partial L}{\partial z}, \qquad
+    $$f(z) = \sigma\left(\tfrac1D W_{L-2} \cdots \sigma\left(\tfrac1D (W_{L-1} z + F \bar x)\right) \cdots\right),
+      \qquad \sigma(a) = \min(\max(a, 0), 1)$$
+    $$(I - J^\top) q = \frac{\partial L}{\partial z}, \qquad
       \frac{\partial L}{\partial \vartheta} = q^\top \frac{\partial f(z)}{\partial \vartheta}$$
 
     z is the weighted rate of the last population; J is the Jacobian of f at z where there is one population, at f(z)

@@ -164,5 +164,6 @@ class Turned:
             self.current = drive(self.rate)
 
     def __call__(self, y: Tensor) -> Tensor:
+        """The adjoint of the map, applied to what arrives at its output."""
         (found,) = torch.autograd.grad(self.current, self.rate, y, retain_graph=True)
         return found

@@ -223,7 +223,7 @@ def spide(case: Case, dtype: torch.dtype) -> None:
     loss = rule.loss(learner, x, y)  # pyright: ignore[reportArgumentType]
     loss.backward()
 
-    _, _, rates, z, g, _ = attached.given
+    _, _, rates, _, g, _ = attached.given
     for k, layer in enumerate(chain.populations):
         np.testing.assert_array_equal(torch.cat(spikes[k]).numpy(), case[f"out.spikes.pop{k}"])
         close(rates.rate(layer), case[f"out.rate.pop{k}"], dtype, f"rate {k}")
