@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from snnrun.config import BadRequest, Choices, check_types, group_defaults, parse
@@ -46,11 +47,11 @@ def composed(choices: Choices, overrides: Sequence[str], *, warn: bool = True) -
     return cfg
 
 
-def entered(choices: Choices, overrides: Sequence[str]) -> DictConfig:
+def entered(choices: Choices, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
     """A composed configuration, in which `${hydra:...}` has its values."""
     from hydra.core.hydra_config import HydraConfig
 
-    cfg = choices.compose(overrides)
+    cfg = choices.compose(overrides, multirun=multirun)
     with read_write(cfg.hydra.runtime):
         cfg.hydra.runtime.output_dir = "."  # loggers name it; the real one is not known yet
     HydraConfig.instance().set_config(cfg)
@@ -79,14 +80,17 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return copy
 
 
+def sweep_words(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What a sweep is told: by its sweeper's configuration, then by overrides that have not to do with Hydra."""
+    params = cfg.hydra.sweeper.get("params") or {}
+    given = [o for o in overrides if not parse([o])[0].is_hydra_override()]
+    return [*(f"{key}={value}" for key, value in params.items()), *given]
+
+
 def sweep(choices: Choices, overrides: Sequence[str]) -> None:
     """Check every value of every swept key once, with the first values of the others. Raises `BadRequest`."""
-    parsed = parse(overrides)
-    values = {
-        i: [str(v) for v in o.sweep_string_iterator()]
-        for i, o in enumerate(parsed)
-        if o.is_sweep_override()
-    }
+    parsed = parse(overrides, choices)
+    values = {i: values_of(o) for i, o in enumerate(parsed) if o.is_sweep_override()}
     first = [
         f"{o.get_key_element()}={values[i][0]}" if i in values else str(o.input_line)
         for i, o in enumerate(parsed)
@@ -97,8 +101,24 @@ def sweep(choices: Choices, overrides: Sequence[str]) -> None:
             [*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]]
             for value in options[1:]
         ]
+    told: set[str] = set()
     for variant in variants:
-        composed(choices, variant)
+        cfg = composed(choices, variant, warn=False)
+        for warning in ignored(without_hydra(cfg), group_defaults(cfg), variant):
+            if warning not in told:
+                print(warning, file=sys.stderr)
+            told.add(warning)
+
+
+def values_of(override: Override) -> list[str]:
+    """The values of a sweep; of an interval its ends. Raises `BadRequest` if there are none."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return [str(value.start), str(value.end)]
+    values = [str(v) for v in override.sweep_string_iterator()]
+    if not values:
+        raise BadRequest(f"{override.input_line}: there is no such value.")
+    return values
 
 
 def dry_run(cfg: DictConfig) -> str:

@@ -9,13 +9,13 @@ HELP = """\
 snnrun: experiments with directly trained spiking neural networks
 
   snnrun [group=option] [key=value] ...   train; the result is in a new directory under outputs/
-  snnrun -m key=a,b ...                   train every combination
+  snnrun -m key=a,b ...                   train every combination, or what is missing of them
   snnrun list [GROUP] [--fits k=v ...]    the groups, or the options of one (that fit with others)
   snnrun show [group=option] [key=value]  what a part is: equation, arguments, file; or the whole configuration
   snnrun check [...] | check --all        compose, fit, types and a dry forward pass; --all: every experiment
   snnrun eval RUN [ckpt=best|last|FILE] [key=value] ...   test a finished run again, with changes
   snnrun eval ckpt=FILE [key=value] ...   test weights from a file, published ones too (ckpt_format=auto)
-  snnrun resume RUN                       go on with a run that was stopped
+  snnrun resume RUN                       go on with a run that was stopped, or with a sweep
   snnrun rerun RUN [key=value] ...        the same configuration in a new directory
   snnrun paper list|run|compare [KEY]     published tables: what there is, run it, set ours beside it
   snnrun report DIR ... [out=FILE]         many runs as one table: Markdown, CSV, JSON or a page with pictures

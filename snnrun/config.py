@@ -3,6 +3,8 @@
 import ast
 import difflib
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -80,6 +83,13 @@ class Choices:
             self.path.append("user", place)
         self.path.append(schema.provider, schema.path or "")
         self.repository = ConfigRepository(self.path)
+
+    @classmethod
+    def along(cls, path: ConfigSearchPath) -> "Choices":
+        """The configuration files on a search path that is complete."""
+        choices = cls()
+        choices.path, choices.repository = path, ConfigRepository(path)
+        return choices
 
     @cached_property
     def groups(self) -> list[str]:
@@ -260,10 +270,17 @@ class Choices:
         return None
 
 
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Read overrides in Hydra's grammar. Raises `BadRequest`."""
+def parse(overrides: Sequence[str], choices: "Choices | None" = None) -> list[Override]:
+    """Read overrides in Hydra's grammar. Raises `BadRequest`.
+
+    **Arguments:**
+
+    - `overrides`: what was typed.
+    - `choices`: where the names are that `glob(*)` stands for.
+    """
+    loader = ConfigLoaderImpl(choices.path) if choices else None
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     except HydraException as error:
         raise BadRequest(
             f"{_plain(error)}\nSettings are written key=value; `snnrun --help` shows examples."
@@ -434,6 +451,20 @@ def claim(folder: Path) -> Path:
         except OSError as error:
             raise BadRequest(cannot_write(candidate, error)) from error
     raise BadRequest(f"There are 10,000 directories named {folder}-N. Move some away.")
+
+
+def file_name(text: str, longest: int = 200) -> str:
+    """A text as the name of a file: of letters, digits and `.=,+~-`, others become `_`; a long one ends in its hash."""
+    name = re.sub(r"[^\w.=,+~-]", "_", text, flags=re.ASCII)
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 9]}~{zlib.crc32(text.encode()):08x}"
+
+
+def quoted(folder: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
 
 
 def cannot_write(folder: Path, error: OSError) -> str:

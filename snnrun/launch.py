@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from snnrun.check import complain, composed, request, searchpath, sweep, without_hydra
+from snnrun.check import complain, composed, request, searchpath, without_hydra
 from snnrun.config import (
     CONF,
     GROUPS,
@@ -26,6 +26,7 @@ from snnrun.config import (
     foreign,
     group_defaults,
     parse,
+    quoted,
 )
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ def train(words: list[str]) -> int:
     if args.shell_completion and not args.config_dir:
         flags += typed_folder(os.environ.get("COMP_LINE", ""))
     looking = args.cfg or args.info or args.shell_completion or args.hydra_help
-    if args.multirun:
-        sweep(choices, overrides)
-    elif not looking:
+    if not looking and not args.multirun:
         cfg = composed(choices, overrides)
         folder = run_folder(cfg, overrides)
         overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [
@@ -58,18 +57,45 @@ def train(words: list[str]) -> int:
         ]
     codes: list[int] = []
 
-    def job(cfg: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
+    def run(cfg: DictConfig) -> None:
+        codes.append(started(cfg))
 
-        node = HydraConfig.get()
-        parts = {
-            str(k): v for k, v in node.runtime.choices.items() if not str(k).startswith("hydra/")
-        }
-        codes.append(guarded(cfg, Path(node.runtime.output_dir), parts, list(node.overrides.task)))
+    if args.multirun and not looking:
+        from snnrun import sweep
 
+        return sweep.start(choices, overrides, run) or max(codes, default=0)
     sys.argv = ["snnrun", *flags, *overrides]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
     return max(codes, default=0)
+
+
+def started(cfg: DictConfig, *, resuming: bool = False) -> int:
+    """Run what Hydra has prepared a directory for; returns the exit code."""
+    from hydra.core.hydra_config import HydraConfig
+
+    node = HydraConfig.get()
+    parts = {str(k): v for k, v in node.runtime.choices.items() if not str(k).startswith("hydra/")}
+    folder, overrides = Path(node.runtime.output_dir), list(node.overrides.task)
+    return guarded(cfg, folder, parts, overrides, resuming=resuming)
+
+
+def job(cfg: DictConfig) -> int:
+    """A job of a sweep, in a process of its own: begun, or gone on with; returns the exit code."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+    from hydra.core.utils import run_job, setup_globals
+    from hydra.types import HydraContext
+
+    setup_globals()
+    done = run_job(
+        lambda plain: started(plain, resuming=True),
+        cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(cfg)),
+    )
+    return int(done.return_value)
 
 
 def typed_folder(line: str) -> list[str]:
@@ -116,14 +142,14 @@ def make_room(folder: Path) -> None:
         raise BadRequest(cannot_write(folder, error)) from error
 
 
-def quoted(folder: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
 def resume(words: list[str]) -> int:
-    """The verb: go on with a run that was stopped; the end is the same as if it never had been."""
+    """The verb: go on with a run that was stopped, or with a sweep; the end is the same as if it never had been."""
+    folders = positional(words)
+    if len(folders) == 1 and (Path(folders[0]) / "sweep.yaml").is_file():
+        from snnrun import sweep
+
+        choices, changes = request([w for w in words if w != folders[0]])
+        return sweep.resume(Path(folders[0]), choices, changes, started)
     run, _ = stored(words, "resume")
     if status(run.folder) == "completed":
         print(
@@ -176,11 +202,11 @@ def evaluate(words: list[str]) -> int:
 def positional(words: list[str]) -> list[str]:
     """The words that are neither settings nor flags nor what follows a flag; the directory of a run may be `seed=1`."""
     after_flag = {words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--config-dir", "-cd")}
-    named = [
-        w
-        for w in words
-        if not w.startswith("-") and ("=" not in w or (Path(w) / ".hydra").is_dir())
-    ]
+
+    def is_folder(word: str) -> bool:
+        return (Path(word) / ".hydra").is_dir() or (Path(word) / "sweep.yaml").is_file()
+
+    named = [w for w in words if not w.startswith("-") and ("=" not in w or is_folder(w))]
     return [w for w in named if w not in after_flag] or [
         w for w in named if (Path(w) / ".hydra").exists()
     ]

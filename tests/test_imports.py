@@ -52,11 +52,22 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {*LIGHTNING, *HYDRA, "numpy"},
     ),
     "launch": (
-        {"check", "config", "run", "result", "callback", "dataset", "learner"},
+        {"check", "config", "run", "result", "callback", "dataset", "learner", "sweep"},
+        {*HYDRA, "yaml"},
+    ),
+    "pool": (set(), set()),
+    "fork": ({"pool", "loaded"}, set()),
+    "loaded": ({"launch", "run"}, {"torch", "rich"}),
+    "gpu": (set(), set()),
+    "board": ({"jobs"}, {"rich"}),
+    "sweep": ({"check", "config", "report.collect"}, {*HYDRA, "yaml"}),
+    "jobs": (
+        {"board", "check", "config", "fork", "gpu", "launch", "pool", "sweep"}
+        | {"report.collect", "report.stored"},
         {*HYDRA, "yaml"},
     ),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
-    "report": ({"config", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
+    "report": ({"config", "pool", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
     "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),
@@ -156,7 +167,8 @@ def closure(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "config", "fit", "source", "check", "catalogue", "scaffold", "launch"]
+    "module",
+    ["cli", "config", "fit", "source", "check", "catalogue", "scaffold", "launch", "sweep", "jobs"],
 )
 def test_the_command_line_starts_without_anything_heavy(module):
     found = {name.split(".")[0] for name in closure(ROOT / "snnrun" / f"{module}.py")}

@@ -3,11 +3,11 @@
 import shlex
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
-from snnrun.config import BadRequest
-from snnrun.report import jobs, table
+from snnrun.config import BadRequest, quoted
+from snnrun.pool import Job, Pool, command
+from snnrun.report import table
 from snnrun.report.collect import Found, differences
 from snnrun.report.request import USAGE, Request, plain, recipe, say, stored_config
 from snnrun.report.stored import Stored
@@ -15,11 +15,11 @@ from snnrun.report.table import Paper, Row
 
 
 def run(asked: Request) -> int:
-    """Run what is missing and resume what broke; see `jobs.run`."""
+    """Run what is missing and resume what broke; see `Pool`."""
     if not asked.names:
         raise BadRequest(USAGE.rstrip())
     paper = table.load(asked.choices, asked.names[0])
-    todo: list[jobs.Job] = []
+    todo: list[Job] = []
     failed: list[str] = []
     refused = 0
     rows = paper.chosen(asked.names[1:])
@@ -42,7 +42,7 @@ def run(asked: Request) -> int:
         return 2
     done = 0
 
-    def ended(job: jobs.Job) -> None:
+    def ended(job: Job) -> None:
         nonlocal done
         problem = problem_of(job)
         if problem:
@@ -55,7 +55,7 @@ def run(asked: Request) -> int:
                 f"{job.name}: {outcome(Found(Stored(job.folder)))}, {minutes:.1f} min", flush=True
             )
 
-    interrupted = jobs.run(todo, asked.at_once, ended)
+    interrupted = Pool(asked.at_once, ended).run(todo)
     print(f"{done} of {len(todo)} runs done; {len(failed)} failed" if todo else "Nothing to run.")
     told = [f"seeds={','.join(map(str, asked.seeds))}"] if asked.seeds else []
     told += [f"jobs={asked.at_once}"] if asked.at_once > 1 else []
@@ -70,7 +70,7 @@ def run(asked: Request) -> int:
     return 1 if failed else 0
 
 
-def planned(asked: Request, paper: Paper, row: Row, seed: int, cfg: Any) -> jobs.Job | str | None:
+def planned(asked: Request, paper: Paper, row: Row, seed: int, cfg: Any) -> Job | str | None:
     """The process that a run needs: a new one, or a resumption; None if it is complete; or what is in its way."""
     folder, name = asked.folder(paper, row, seed), f"{row.name} seed={seed}"
     name += "".join(f" {change}" for change in asked.changes)
@@ -96,18 +96,12 @@ def planned(asked: Request, paper: Paper, row: Row, seed: int, cfg: Any) -> jobs
         settings = [*row.words, *asked.overrides, f"seed={seed}", f"hydra.run.dir={quoted(folder)}"]
         return [*settings, *asked.flags]
 
-    return jobs.Job(name, words, folder)
+    return Job(name, folder, lambda slot: command(words(), slot))
 
 
-def quoted(folder: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
-
-
-def problem_of(job: jobs.Job) -> str | None:
+def problem_of(job: Job) -> str | None:
     """What went wrong with a job that has ended."""
-    if job.process is None:
+    if job.busy:
         return f"another process is at {job.folder}; it was left alone"
     if job.code == 0:
         return None

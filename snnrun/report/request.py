@@ -1,8 +1,6 @@
 """What is typed behind `snnrun paper`, and the configurations that it stands for."""
 
-import re
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun.check import composed, request, without_hydra
-from snnrun.config import BadRequest, Choices
+from snnrun.config import BadRequest, Choices, file_name
 from snnrun.report.collect import elsewhere
 from snnrun.report.table import Paper, Row
 
@@ -59,10 +57,7 @@ class Request:
     def folder(self, paper: Paper, row: Row, seed: int) -> Path:
         """The directory of a run: always the same, so that it can be resumed; another one where settings differ."""
         name = ",".join([f"seed={seed}", *self.changes])
-        name = re.sub(r"[^\w.=,+~-]", "_", name)
-        if len(name) > 200:
-            name = f"{name[:190]}~{zlib.crc32(name.encode()):08x}"
-        return self.root / paper.key / row.name / name
+        return self.root / paper.key / row.name / file_name(name)
 
 
 def key_of(override: str) -> str:

@@ -34,7 +34,7 @@ def only(folder: Path, pattern: str) -> bytes:
 
 def test_wandb_offline_needs_no_account_and_gets_a_record_for_each_run(warm, alone):
     words = ("-m", "seed=1,2", "logger=wandb", "logger.wandb.offline=true")
-    done = warm(*words, *SHORT, "hydra.sweep.dir=sweep", cwd=alone)
+    done = warm(*words, *SHORT, "hydra.sweep.dir=sweep", "hydra/launcher=basic", cwd=alone)
     assert done.returncode == 0, done.stdout + done.stderr
     for folder in (alone / "sweep" / "0", alone / "sweep" / "1"):
         assert status(folder) == "completed"
@@ -56,17 +56,3 @@ def test_several_loggers_at_once(warm, tmp_path):
     assert {"train/loss", "val/acc", "spikes/rate/body.0"} <= set(row)
     for name in row.keys() - {"step"}:
         assert name.encode() in record
-
-
-def test_a_line_of_several_runs_goes_on_behind_one_that_fails(warm, tmp_path):
-    words = ("-m", "optimizer.lr=1e30,0.01", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
-    done = warm(*words, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "")
-    folders = [tmp_path / "sweep" / number for number in "01"]
-    assert [status(folder) for folder in folders] == ["failed", "completed"]
-    for folder, rate in zip(folders, ("1e+30", "0.01"), strict=True):
-        assert f"\ndirectory   {folder}\n" in done.stdout
-        overrides = json.loads((folder / "result.json").read_text())["overrides"]
-        assert overrides == [f"optimizer.lr={rate}", "trainer.max_epochs=1"]
-        assert (folder / "log.txt").read_text().count("\n") >= 6
-    assert "The loss is nan" not in (folders[1] / "log.txt").read_text()

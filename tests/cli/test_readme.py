@@ -73,6 +73,8 @@ def short(words: list[str]) -> list[str]:
     """The words behind `snnrun`, shortened where they train. Fails for a verb that it does not know."""
     many = 2 if words[:1] == ["paper"] else 1
     verb = " ".join(words[:many]) if re.fullmatch(r"[a-z]+", words[0] if words else "") else ""
+    if "-m" in words:
+        return [*words, *SHORT, "hydra.sweep.dir=SWEEP", "hydra.launcher.jobs=2"]
     if verb in TRAINING:
         return [*words, *TRAINING[verb]]
     if verb not in AS_IT_STANDS:

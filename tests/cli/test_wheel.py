@@ -53,11 +53,13 @@ def site(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_package_and_configurations_and_nothing_else(site):
     tops = {p.name for p in site.iterdir() if p.name != "bin" and p.suffix != ".dist-info"}
-    assert "snnrun" in tops and tops <= {"snnrun", "hydra_plugins"}
+    assert tops == {"snnrun", "hydra_plugins"}
     packed = {str(p.relative_to(site / "snnrun/conf")) for p in site.glob("snnrun/conf/**/*.yaml")}
     assert packed == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
-    sources = {str(p.relative_to(site)) for p in site.glob("snnrun/**/*.py")}
-    assert sources == {str(p.relative_to(ROOT)) for p in (ROOT / "snnrun").rglob("*.py")}
+    for package in ("snnrun", "hydra_plugins"):
+        sources = {str(p.relative_to(site)) for p in (site / package).rglob("*.py")}
+        assert sources == {str(p.relative_to(ROOT)) for p in (ROOT / package).rglob("*.py")}
+    assert not (site / "hydra_plugins" / "__init__.py").exists()  # others install theirs beside
     assert (site / "bin" / "snnrun").is_file()
 
 
@@ -66,11 +68,15 @@ def test_it_runs_from_anywhere_as_the_checkout_does(site, trained, tmp_path):
         ["list", "neuron"],
         ["check", "neuron=plif", "dataset=nmnist"],
         ["trainer.max_epochs=2", "hydra.run.dir=run"],
+        ["-m", "neuron.tau=2,x"],
     ]
     out = python("-c", PROGRAM, json.dumps(words), cwd=tmp_path, path=site)
     first, *lines = out.splitlines()
     assert first == f"{site}/snnrun/cli.py {site}/snnrun/conf"
-    assert [line for line in lines if line.startswith("exit code")] == ["exit code 0"] * 3
+    assert [line for line in lines if line.startswith("exit code")] == [
+        *["exit code 0"] * 3,
+        "exit code 2",
+    ]
     assert ["lif", "Leaky", "integrate-and-fire", "neuron."] in [line.split() for line in lines]
     assert any(line.startswith("ok: ") for line in lines)
 

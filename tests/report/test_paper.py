@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from snnrun.config import BadRequest
-from snnrun.report import jobs, paper, reproduce
+from snnrun.pool import Job, Pool, Slot
+from snnrun.report import paper, reproduce
 from snnrun.report.comparison import COLUMNS
 from snnrun.report.request import numbers, plain, recipe, understood
 from snnrun.report.table import load
@@ -101,23 +102,32 @@ def plan(asked, row="small", seed=1):
     return reproduce.planned(asked, made, made.rows[row], seed, recipe(asked, made.rows[row]))
 
 
+def words(job, monkeypatch) -> list[str]:
+    """The command that a job is."""
+    assert isinstance(job, Job)
+    told: list[list[str]] = []
+    monkeypatch.setattr(reproduce, "command", lambda words, slot: told.append(words))
+    job.begin(Slot(0, {}))
+    return told[0]
+
+
 def folder_of(asked, seed=1) -> Path:
     made = load(asked.choices, "table")
     return asked.folder(made, made.rows["small"], seed)
 
 
-def test_a_new_run_has_a_directory_of_its_own(asked, mine, tmp_path):
+def test_a_new_run_has_a_directory_of_its_own(asked, mine, tmp_path, monkeypatch):
     one = asked("table")
     folder = tmp_path / "out puts" / "papers" / "table" / "small" / "seed=1"
     assert folder_of(one) == folder
     job = plan(one)
-    assert isinstance(job, jobs.Job) and job.name == "small seed=1"
-    assert job.words() == [
+    assert isinstance(job, Job) and job.name == "small seed=1"
+    assert words(job, monkeypatch) == [
         *("experiment=mine/small", "dataset.val_size=0", "test_every_epoch=true"),
         f"paths.outputs={tmp_path / 'out puts'}",
         *("seed=1", f"hydra.run.dir='{folder}'", "--config-dir", str(mine)),
     ]
-    assert "model.spec=16" in plan(one, "wide").words()  # pyright: ignore
+    assert "model.spec=16" in words(plan(one, "wide"), monkeypatch)
 
 
 def test_other_settings_get_another_directory(asked):
@@ -130,21 +140,25 @@ def test_other_settings_get_another_directory(asked):
     assert len(names) == 2 and max(map(len, names)) <= 200
 
 
-def test_a_finished_run_is_left_alone_and_a_broken_one_resumed(asked, made, outcome, capsys):
+def test_a_finished_run_is_left_alone_and_a_broken_one_resumed(
+    asked, made, outcome, capsys, monkeypatch
+):
     one = asked("table", "paths.data=there", "dataset.num_workers=2")
     config = plain(recipe(one, load(one.choices, "table").rows["small"]))
     folder = made(folder_of(one), {**config, "seed": 1}, None)
     job = plan(one)
-    assert isinstance(job, jobs.Job)
-    assert job.words()[0] == "experiment=mine/small"  # no epoch was finished: it starts anew
+    assert isinstance(job, Job)
+    assert (
+        words(job, monkeypatch)[0] == "experiment=mine/small"
+    )  # no epoch was finished: it starts anew
     assert not (folder / ".hydra").exists()
 
     made(folder_of(one, 2), config, {"status": "failed", "error": "x"})
     (folder_of(one, 2) / "checkpoints").mkdir()
     (folder_of(one, 2) / "checkpoints" / "last.ckpt").touch()
     job = plan(one, seed=2)
-    assert isinstance(job, jobs.Job)
-    assert job.words() == [
+    assert isinstance(job, Job)
+    assert words(job, monkeypatch) == [
         *("resume", str(folder_of(one, 2)), "paths.data=there", "dataset.num_workers=2"),
         *(o for o in one.overrides if o.startswith("paths.outputs")),
         *one.flags,
@@ -172,7 +186,7 @@ def test_a_finished_run_is_left_alone_and_a_broken_one_resumed(asked, made, outc
     ],
 )
 def test_what_went_wrong(tmp_path, made, code, asked_to, result, error, told):
-    job = jobs.Job("a", list, made(tmp_path / "seed=1", {}, result))
+    job = Job("a", made(tmp_path / "seed=1", {}, result), lambda slot: None)
     job.process = subprocess.Popen([sys.executable, "-c", ""])
     job.process.wait()
     job.code, job.asked, job.error = code, asked_to, error
@@ -180,18 +194,18 @@ def test_what_went_wrong(tmp_path, made, code, asked_to, result, error, told):
     (job.folder / "log.txt").touch()
     log = f"\n  log: {job.folder / 'log.txt'}"
     assert reproduce.problem_of(job) == (told + log if told and not asked_to else told)
-    job.process = None
+    job.busy = True
     assert reproduce.problem_of(job) == f"another process is at {job.folder}; it was left alone"
 
 
 def test_a_row_that_does_not_compose_does_not_stop_the_others(asked, monkeypatch, capsys):
     ran: list[str] = []
 
-    def run(todo, at_once, ended):
+    def run(self, todo):
         ran.extend(job.name for job in todo)
         return False
 
-    monkeypatch.setattr(jobs, "run", run)
+    monkeypatch.setattr(Pool, "run", run)
     one = asked("table")
     one.choices = type(one.choices)([one.flags[1]])
     path = Path(one.flags[1]) / "paper" / "table.yaml"

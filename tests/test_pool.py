@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from snnrun.report import jobs
-from snnrun.report.jobs import Job
+from snnrun.pool import Job, Pool, command
 
 # in the place of snnrun: says what it was told, and ends with the code or the signal that it was told
 CHILD = """\
@@ -44,7 +43,7 @@ def job(tmp_path, monkeypatch):
 
     def make(name: str, what: str) -> Job:
         folder = tmp_path / "runs" / name
-        return Job(name, lambda: [str(folder), what], folder)
+        return Job(name, folder, lambda slot: command([str(folder), what], slot))
 
     return make
 
@@ -55,7 +54,7 @@ def test_one_that_fails_does_not_stop_the_others(job, at_once, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     wanted = [job("a", "0"), job("b", "3"), job("c", "0")]
     ended: list[Job] = []
-    assert not jobs.run(wanted, at_once, ended.append)
+    assert not Pool(at_once, ended.append).run(wanted)
     assert sorted((j.name, j.code) for j in ended) == [("a", 0), ("b", 3), ("c", 0)]
     for one in ended:
         threads = (one.folder / "threads").read_text()
@@ -69,7 +68,7 @@ def test_a_directory_in_use_is_left_alone(job):
     ended: list[Job] = []
     with (one.folder.parent / ".a.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert not jobs.run([one, other], 1, ended.append)
+        assert not Pool(1, ended.append).run([one, other])
     assert [j.name for j in ended] == ["a", "b"]
     assert one.process is None and one.code is None and other.code == 0
     assert not one.folder.exists()
@@ -77,11 +76,11 @@ def test_a_directory_in_use_is_left_alone(job):
 
 def test_the_lock_is_held_as_long_as_the_process_lives(job):
     one, again = job("a", "wait"), job("a", "0")
-    assert one.start(quiet=False, threads=None) and one.process
-    assert not again.start(quiet=False, threads=None)
+    assert one.start(quiet=False, environment={}) and one.process
+    assert not again.start(quiet=False, environment={})
     one.process.kill()
     one.process.wait()
-    assert again.start(quiet=False, threads=None) and again.process
+    assert again.start(quiet=False, environment={}) and again.process
     again.process.wait()
 
 
@@ -111,7 +110,7 @@ def test_a_signal_ends_what_runs_and_starts_nothing_more(job, tmp_path, number, 
     ended: list[Job] = []
     before = signal.getsignal(number)
     started = time.monotonic()
-    assert jobs.run(wanted, 2, ended.append)
+    assert Pool(2, ended.append).run(wanted)
     assert time.monotonic() - started < 50
     assert waker.wait() == 0
     assert sorted((j.name, j.code, j.asked) for j in ended) == [("a", 130, True), ("b", 130, True)]
