@@ -189,7 +189,7 @@ class Choices:
             raise BadRequest(_plain(error)) from error
 
     def _check_words(self, overrides: Sequence[str]) -> None:
-        parsed = parse(overrides)
+        parsed = parse(overrides, self)
         problems = [p for o in parsed if (p := self._check_group(o))]
         if problems:
             raise BadRequest("\n".join(problems))
