@@ -38,7 +38,7 @@ from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import CorruptData, DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
-from snnrun.metric import watch_spikes
+from snnrun.metric import watch_potentials, watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
@@ -250,15 +250,26 @@ def snapshot(
     """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
 
     `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
-    `spikes/LAYER`: (N, T, neurons), every spiking layer. `accuracy`: (T,), on the test split after every step.
+    `sample`: (N, ...) before it is encoded, where that adds the time axis.
+    `spikes/LAYER`: (N, T, neurons), every spiking layer. `potential/LAYER`: (T, neurons), of the first sample, what a
+    step leaves; `neurons/LAYER`: which neurons these are; `threshold/LAYER`: (), where there is one number.
+    `accuracy`: (T,), on the test split after every step.
     """
     learner.eval()
     x, _ = data.samples["test"][data.indices["test"][:samples].tolist()]
-    encoded = learner.encoder(learner.prepare(x.to(learner.device), train=False))
+    prepared = learner.prepare(x.to(learner.device), train=False)
+    encoded = learner.encoder(prepared)
     spikes, out = watch_spikes(learner.net, encoded, neurons)
     label, predicted = torch.cat(learner.predicted, 1).numpy()
     drawn = {"input": encoded, "out": out, **{f"spikes/{name}": s for name, s in spikes.items()}}
     arrays = {name: value.transpose(0, 1).float().cpu().numpy() for name, value in drawn.items()}
+    if learner.static:
+        arrays["sample"] = prepared.float().cpu().numpy()
+    for name, trace in watch_potentials(learner.net, encoded, neurons).items():
+        arrays[f"potential/{name}"] = trace.potential.float().cpu().numpy()
+        arrays[f"neurons/{name}"] = trace.neurons.numpy()
+        if trace.threshold is not None:
+            arrays[f"threshold/{name}"] = np.array(trace.threshold)
     steps = np.array(learner.accuracy_by_step)
     return {"label": label, "predicted": predicted, "accuracy": steps, **arrays}
 

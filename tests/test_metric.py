@@ -6,9 +6,18 @@ import torch
 from torch import nn
 
 from snnrun.encoder import PSC
-from snnrun.metric import AC_PJ, FORMULA, MAC_PJ, Activity, Tally, fan_out_of, watch_spikes
+from snnrun.metric import (
+    AC_PJ,
+    FORMULA,
+    MAC_PJ,
+    Activity,
+    Tally,
+    fan_out_of,
+    watch_potentials,
+    watch_spikes,
+)
 from snnrun.model import Dropout, FeedbackSNN, Layer, Pool
-from snnrun.neuron import IF, LI, PSCLIF
+from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF
 from snnrun.surrogate import ATan
 
 T, B = 4, 2
@@ -359,6 +368,33 @@ def test_watch_spikes_picks_neurons_evenly():
     assert spikes["0"][:, 0].tolist() == [[1, 0, 1]] * T
     assert watch_spikes(net, constant(), 100)[0]["0"].shape == (T, B, 5)
     assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("slot", [0, 1])
+def test_watch_potentials_are_what_step_leaves(recurrent, slot):
+    torch.manual_seed(0)
+    neuron = CubaLIF(ATan(), threshold=0.3) if slot else LIF(ATan(), threshold=0.3)
+    feedback = nn.Linear(5, 5) if recurrent else None
+    layer = Layer(nn.Linear(2, 5), None, neuron, feedback)
+    net = nn.Sequential(
+        layer, Layer(nn.Linear(5, 3), None, LI(tau=3.0)), Layer(nn.Linear(3, 3), None, None)
+    )
+    x = torch.randn(T, B, 2)
+    kernel, out = neuron.kernel, net(x)
+    traces = watch_potentials(net, x, 3)
+    assert list(traces) == ["0", "1"] and neuron.kernel is kernel
+    assert torch.equal(net(x), out)
+    states, state, last = [], neuron.init_state(torch.zeros(1, 5)), torch.zeros(1, 5)
+    for x_t in x[:, :1].unbind(0):
+        last, state = neuron.step(layer.synapse(x_t) + (feedback(last) if feedback else 0), state)
+        states.append(state[slot][0])
+    assert traces["0"].neurons.tolist() == [0, 2, 4] and traces["0"].threshold == 0.3
+    torch.testing.assert_close(traces["0"].potential, torch.stack(states)[:, [0, 2, 4]])
+    assert traces["1"].threshold is None and traces["1"].potential.shape == (T, 3)
+    torch.testing.assert_close(
+        traces["1"].potential, net[:2](x)[:, 0]
+    )  # LI gives out its potential
 
 
 def test_a_tie_after_a_step_counts_as_it_does_in_the_end():

@@ -198,6 +198,12 @@ def test_the_snapshot_is_of_the_test_split(done):
     assert arrays["label"].shape == (360,) and arrays["input"].shape == (4, 2, 1, 8, 8)
     assert arrays["spikes/body.0"].shape == (4, 2, 8) and arrays["out"].shape == (4, 2, 10)
     assert set(np.unique(arrays["spikes/body.0"])) <= {0.0, 1.0}
+    assert arrays["sample"].shape == (4, 1, 8, 8) and arrays["potential/body.0"].shape == (2, 8)
+    assert arrays["neurons/body.0"].tolist() == list(range(8)) and arrays["threshold/body.0"] == 1
+    fired = arrays["spikes/body.0"][0] == 1
+    assert (arrays["potential/body.0"][fired] == 0).all() and (
+        arrays["potential/body.0"][~fired] < 1
+    ).all()
 
 
 def test_compiling_in_place_keeps_the_keys():

@@ -103,11 +103,13 @@ class Neuron(nn.Module):
 
     A subclass writes `init_state` and a pure `step`; `forward` is never overridden. No state is kept on the module.
     A factor on its output that may as well be part of the weights that read it is a parameter `amplitude` of shape (1,)
-    or (C,), or None: it is folded into them before a test. `undecayed` names own parameters without weight decay.
+    or (C,), or None: it is folded into them before a test. `undecayed` names own parameters without weight decay;
+    `potential` is the place of the membrane potential in the state, None where there is none.
     """
 
     traits: frozenset[str] = frozenset()
     undecayed: frozenset[str] = frozenset()
+    potential: int | None = 0
     kernel: Kernel = Fused()
 
     def init_state(self, x: Tensor) -> State:

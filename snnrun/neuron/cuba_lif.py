@@ -30,6 +30,7 @@ class CubaLIF(Neuron):
     """
 
     traits = frozenset({"spikes", "stepped", "leaky", "hard_reset"})
+    potential = 1
 
     def __init__(
         self,

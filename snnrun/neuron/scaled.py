@@ -27,7 +27,7 @@ class Scaled(Neuron):
     def __init__(self, neuron: Neuron, scale: Tensor):
         super().__init__()
         self.neuron = copy.deepcopy(neuron)
-        self.traits, self.kernel = neuron.traits, neuron.kernel
+        self.traits, self.kernel, self.potential = neuron.traits, neuron.kernel, neuron.potential
         self.scale: Tensor
         self.register_buffer("scale", scale)
 

@@ -1,7 +1,8 @@
 """The pictures of a run: each a function from plain arrays to a matplotlib Figure."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ DARK, GREY, FAINT = "#222222", "#8A8A8A", "#E8E8E8"
 SPLITS = (("train", "training", BLUE), ("val", "validation", ORANGE))
 QUANTITIES = {"loss": "loss", "acc": "accuracy (%)", "rate": "spikes a neuron and time step"}
 NEURONS, STEPS, LAYERS = 100, 10, 4  # drawn at most: of a layer, of an input, in the overview
+TRACES = 4  # neurons of a layer whose potential is drawn, unless some are named
 SNAPSHOT = 100  # neurons that a snapshot holds of a layer at most
 NUMBERED = 26  # with more classes a confusion matrix has colours only
 STYLE: dict[str, Any] = {
@@ -112,8 +114,87 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int, title: str
     return fig
 
 
-def frames(x: np.ndarray, title: str) -> Figure:
-    """What the network sees of one sample: `(T, ...)` as encoded; two channels are polarities of events."""
+@dataclass(frozen=True)
+class Membrane:
+    """The potential of some neurons of a layer during one sample.
+
+    **Arguments:**
+
+    - `neurons`: which neurons, `(n,)`.
+    - `potential`: what every step leaves, `(T, n)`.
+    - `fired`: their spikes, `(T, n)`; None of a layer that never fires.
+    - `threshold`: at which they fire, if it is one number.
+    """
+
+    neurons: np.ndarray
+    potential: np.ndarray
+    fired: np.ndarray | None
+    threshold: float | None
+
+    def telling(self) -> list[int]:
+        """The places of some neurons: from the one that fires most to the one that fires least, evenly."""
+        fired = self.potential if self.fired is None else np.abs(self.fired)
+        order = np.argsort(-fired.sum(0), kind="stable")
+        return [int(order[i]) for i in evenly(len(order), TRACES)]
+
+
+def membrane(layers: Mapping[str, Membrane], title: str, chosen: Sequence[int] = ()) -> Figure:
+    """The membrane potential of neurons over time, with their spikes: a row a layer.
+
+    **Arguments:**
+
+    - `layers`: the layers.
+    - `title`: what was run.
+    - `chosen`: neurons that are wanted; without, a few from busy to silent.
+    """
+    places = {
+        name: [i for n in chosen for i in np.flatnonzero(layer.neurons == n).tolist()]
+        if len(chosen)
+        else layer.telling()
+        for name, layer in layers.items()
+    }
+    columns = max(map(len, places.values()))
+    size = max(6.0, 2.6 * columns + 0.6), 1.7 * len(layers) + 1.2
+    fig, grid = figure(title, *size, len(layers), columns, sharex=True)
+    for axes, (name, layer) in zip(grid, layers.items(), strict=True):
+        for ax, place in zip(axes, places[name], strict=False):
+            trace(ax, layer, place, name)
+        for ax in axes[len(places[name]) :]:
+            ax.remove()
+        axes[0].set_ylabel("potential")
+    fig.supxlabel("time step", size=10)
+    return fig
+
+
+def trace(ax: Axes, layer: Membrane, place: int, name: str) -> None:
+    """The potential of one neuron, and a dash above for each spike."""
+    v = layer.potential[:, place]
+    time = np.arange(1, len(v) + 1)
+    dots = {"marker": "o", "markersize": 3} if len(v) <= 30 else {}
+    ax.plot(time, v, color=BLUE, linewidth=1.2, **dots)
+    words = f"{name}, neuron {layer.neurons[place]}"
+    if layer.fired is not None:
+        spikes = np.flatnonzero(layer.fired[:, place])
+        words += f": {len(spikes)} spike{'' if len(spikes) == 1 else 's'}"
+        for step in spikes.tolist():
+            ax.axvline(step + 1, 0.9, 1.0, color=ORANGE, linewidth=1.6)
+    if layer.threshold is not None and layer.fired is not None:
+        ax.axhline(layer.threshold, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    ax.margins(y=0.18)
+    ax.set_title(words, size=8)
+    ax.tick_params(axis="y", labelsize=8)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def frames(x: np.ndarray, title: str, sample: np.ndarray | None = None) -> Figure:
+    """What the network sees of one sample.
+
+    **Arguments:**
+
+    - `x`: `(T, ...)` as encoded; two channels are polarities of events.
+    - `title`: what it is.
+    - `sample`: the image before it was encoded, `(C, H, W)`, which is drawn beside.
+    """
     steps, low, high = len(x), float(x.min()), float(x.max())
     title = f"{title}\nvalues {low:.3g} to {high:.3g}"
     limits = {"vmin": low, "vmax": max(high, low + 1e-9), "interpolation": "nearest"}
@@ -135,24 +216,37 @@ def frames(x: np.ndarray, title: str) -> Figure:
                 ("polarity 1 (on)", x[:, 1], fade(BLUE)),
             ]
         case 3:
-            rows = [("", (x.transpose(0, 2, 3, 1) - low) / max(high - low, 1e-9), None)]
+            rows = [("", colours(x), None)]
         case _:
             rows = [("", x.mean(1), "Greys")]
     if len(drawn) < steps and not constant:
         title += f", {len(drawn)} of {steps} steps, evenly drawn"
-    side = 3.2 if len(drawn) == 1 else 2.0 if len(drawn) <= 5 else 1.25
+    before = sample is not None and sample.ndim == 3 and not constant and x.shape[1] != 2
+    columns = len(drawn) + before
+    side = 3.2 if columns == 1 else 2.0 if columns <= 5 else 1.25
     height = side * x.shape[2] / x.shape[3]
-    size = max(6.0, side * len(drawn) + 0.5), height * len(rows) + 1
-    fig, grid = figure(title, *size, len(rows), len(drawn))
-    for axes, (name, pictures, colours) in zip(grid, rows, strict=True):
+    size = max(6.0, side * columns + 0.5), height * len(rows) + 1
+    fig, grid = figure(title, *size, len(rows), columns)
+    for axes, (name, pictures, shades) in zip(grid[:, before:], rows, strict=True):
         for ax, t in zip(axes, drawn, strict=True):
-            ax.imshow(pictures[t], cmap=colours, **limits)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(True)
+            ax.imshow(pictures[t], cmap=shades, **limits)
         axes[0].set_ylabel(name, size=9)
-    for ax, t in zip(grid[0], drawn, strict=True):
+    if before and sample is not None:
+        image = colours(sample[None])[0] if len(sample) == 3 else sample.mean(0)
+        grid[0, 0].imshow(image, cmap="Greys", interpolation="nearest")
+        grid[0, 0].set_title("before encoding", loc="center")
+    for ax in grid.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
+    for ax, t in zip(grid[0, before:], drawn, strict=True):
         ax.set_title(f"each of {steps} steps" if constant else f"step {t + 1}", loc="center")
     return fig
+
+
+def colours(x: np.ndarray) -> np.ndarray:
+    """Images `(N, 3, H, W)` as `(N, H, W, 3)` between 0 and 1."""
+    low, high = float(x.min()), float(x.max())
+    return (x.transpose(0, 2, 3, 1) - low) / max(high - low, 1e-9)
 
 
 def steps(accuracy: Arrays, title: str, ann: float | None = None) -> Figure:

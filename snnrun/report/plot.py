@@ -3,10 +3,11 @@
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.style
+import numpy as np
 from matplotlib.figure import Figure
 
 from snnrun.report import picture
@@ -15,15 +16,26 @@ from snnrun.report.stored import Damaged, LeftOut, Stored
 # neither dates nor versions: the same run gives the same bytes
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
+MEMBRANES = 6  # layers whose potentials are drawn
+USAGE = (
+    "Usage: snnrun plot RUN [neurons=3,17], RUN being the directory of one run;"
+    " neurons: whose potential is drawn."
+)
+
 
 def main(words: list[str]) -> int:
     """The verb: draw what a run directory holds, and say what is left out and why.
 
     Returns 0; 1 if a file is damaged or nothing can be drawn; 2 if the request was wrong.
     """
-    if len(words) != 1 or words[0].startswith("-"):
-        return stop("Usage: snnrun plot RUN, RUN being the directory of one run.")
-    run = Stored(Path(words[0]).resolve())
+    places = [word for word in words if not word.startswith("neurons=") or Path(word).is_dir()]
+    if len(places) != 1 or places[0].startswith("-") or len(words) > 2:
+        return stop(USAGE)
+    try:
+        chosen = [int(n) for word in words if word not in places for n in numbers(word)]
+    except ValueError:
+        return stop(USAGE)
+    run = Stored(Path(places[0]).resolve())
     if not run.exists:
         return stop(
             f"{run.folder} is not the directory of a run: there is no .hydra/config.yaml in it."
@@ -31,7 +43,7 @@ def main(words: list[str]) -> int:
     plots = run.folder / "plots"
     left_out: dict[str, list[str]] = {}
     drawn, damaged = 0, False
-    for name, draw in pictures(run).items():
+    for name, draw in pictures(run, chosen).items():
         try:
             files = render(draw)
         except LeftOut as reason:
@@ -51,14 +63,25 @@ def main(words: list[str]) -> int:
     return 0 if drawn and not damaged and not run.problems else 1
 
 
+def numbers(word: str) -> list[str]:
+    """The numbers in `neurons=3,17`."""
+    return word.partition("=")[2].strip("[]").split(",")
+
+
 def stop(message: str) -> int:
     """Say what is wrong with a request. (The exception for this lives beside Hydra, which a report does without.)"""
     print(message, file=sys.stderr)
     return 2
 
 
-def pictures(run: Stored) -> dict[str, Callable[[], Figure]]:
-    """Every picture by its file name. Drawing one raises `LeftOut` where the run lacks what it shows."""
+def pictures(run: Stored, chosen: Sequence[int] = ()) -> dict[str, Callable[[], Figure]]:
+    """Every picture by its file name. Drawing one raises `LeftOut` where the run lacks what it shows.
+
+    **Arguments:**
+
+    - `run`: the run.
+    - `chosen`: the neurons whose potential is drawn; a few of each layer if there are none.
+    """
 
     def curves() -> Figure:
         return picture.curves(run.history, run.title, run.chosen, run.test)
@@ -70,6 +93,22 @@ def pictures(run: Stored) -> dict[str, Callable[[], Figure]]:
         words = f"{run.title}\nfiring rates over {len(run.snapshot['input'])} test samples; orange: silent"
         return picture.rates(run.layers, words)
 
+    def membrane() -> Figure:
+        layers = {name: picture.Membrane(*content) for name, content in run.potentials.items()}
+        if chosen:
+            known = {name: m for name, m in layers.items() if np.isin(chosen, m.neurons).any()}
+            if not known:
+                stored = "; ".join(f"{n}: {listed(m.neurons)}" for n, m in layers.items())
+                raise LeftOut(
+                    f"of neurons {listed(chosen)} no potential was stored, but of {stored}"
+                )
+            layers = known
+        names = [list(layers)[i] for i in picture.evenly(len(layers), MEMBRANES)]
+        words = f"{run.title}\nmembrane potential after each step, orange: spikes; {run.sample}"
+        if len(names) < len(layers):
+            words += f"; {len(names)} of {len(layers)} layers"
+        return picture.membrane({name: layers[name] for name in names}, words, chosen)
+
     def confusion() -> Figure:
         label, predicted = run.snapshot["label"], run.snapshot["predicted"]
         right = 100 * (label == predicted).mean()
@@ -78,7 +117,10 @@ def pictures(run: Stored) -> dict[str, Callable[[], Figure]]:
 
     def frames() -> Figure:
         words = f"{run.title}\n{run.sample}, as the network sees it"
-        return picture.frames(run.snapshot["input"][0], words)
+        before = run.snapshot.get("sample")
+        return picture.frames(
+            run.snapshot["input"][0], words, None if before is None else before[0]
+        )
 
     def overview() -> Figure:
         return picture.overview(
@@ -96,11 +138,18 @@ def pictures(run: Stored) -> dict[str, Callable[[], Figure]]:
         "curves": curves,
         "spikes": spikes,
         "rates": rates,
+        "membrane": membrane,
         "confusion": confusion,
         "input": frames,
         "steps": steps,
         "overview": overview,
     }
+
+
+def listed(neurons: Iterable[int]) -> str:
+    """Numbers in words, the first of many."""
+    words = [str(n) for n in neurons]
+    return ", ".join(words if len(words) <= 12 else [*words[:10], "...", words[-1]])
 
 
 def render(draw: Callable[[], Figure]) -> dict[str, bytes]:

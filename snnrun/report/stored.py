@@ -148,6 +148,25 @@ class Stored:
         return {name: spikes[0] for name, spikes in self.layers.items()}
 
     @property
+    def potentials(
+        self,
+    ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None, float | None]]:
+        """Neurons, potential, spikes and threshold of every layer that has them, for the first sample."""
+        found = {}
+        for key, potential in self.snapshot.items():
+            name = key.removeprefix("potential/")
+            if name == key:
+                continue
+            spikes = self.snapshot.get(f"spikes/{name}")
+            threshold = self.snapshot.get(f"threshold/{name}")
+            fired = None if spikes is None else spikes[0].reshape(len(potential), -1)
+            bound = None if threshold is None else float(threshold)
+            found[name] = self.snapshot[f"neurons/{name}"], potential, fired, bound
+        if not found:
+            raise LeftOut("no potentials: the run is older than they are, or its neurons have none")
+        return found
+
+    @property
     def sample(self) -> str:
         """What the first sample is."""
         label, predicted = int(self.snapshot["label"][0]), int(self.snapshot["predicted"][0])
@@ -173,6 +192,11 @@ def check(arrays: dict[str, np.ndarray]) -> None:
     for name, spikes in arrays.items():
         if name.startswith("spikes/") and (spikes.ndim < 3 or not spikes.size):
             raise ValueError(f"{name} has the shape {spikes.shape}")
+        if name.startswith("potential/"):
+            layer = name.removeprefix("potential/")
+            count = arrays[f"neurons/{layer}"].shape if f"neurons/{layer}" in arrays else None
+            if spikes.ndim != 2 or not spikes.size or count != spikes.shape[1:]:
+                raise ValueError(f"{name} has the shape {spikes.shape}, of neurons {count}")
     label, predicted, classes = arrays["label"], arrays["predicted"], arrays["out"].shape[-1]
     if label.shape != predicted.shape:
         raise ValueError(f"{len(label)} labels and {len(predicted)} predictions")

@@ -182,6 +182,38 @@ def test_every_neuron_is_in_one_bar(most):
     assert len(heights) <= 22
 
 
+def membrane(neurons: int, steps: int) -> picture.Membrane:
+    rng = np.random.default_rng(neurons)
+    fired = (rng.random((steps, neurons)) < np.linspace(0.9, 0, neurons)).astype(float)
+    return picture.Membrane(np.arange(neurons) * 3, rng.normal(size=(steps, neurons)), fired, 1.0)
+
+
+def test_membrane_potentials_and_their_spikes():
+    layer = membrane(9, 12)
+    fig = picture.membrane({"a": layer}, "title", [6, 24])
+    for ax, place in ((0, 2), (1, 8)):
+        spikes = np.flatnonzero(layer.fired[:, place]) + 1
+        trace, *dashes, threshold = fig.get_axes()[ax].get_lines()
+        points = np.asarray(trace.get_xydata())
+        np.testing.assert_array_equal(points[:, 0], np.arange(1, 13))
+        np.testing.assert_array_equal(points[:, 1], layer.potential[:, place])
+        assert [dash.get_xdata()[0] for dash in dashes] == spikes.tolist()
+        assert set(threshold.get_ydata()) == {1.0}
+        word = "spike" if len(spikes) == 1 else "spikes"
+        assert titles(fig)[ax] == f"a, neuron {3 * place}: {len(spikes)} {word}"
+
+
+def test_some_neurons_from_busy_to_silent_are_drawn_unless_some_are_named():
+    layer = membrane(50, 200)
+    counts = layer.fired.sum(0)[layer.telling()]
+    assert len(counts) == 4 and counts[0] == layer.fired.sum(0).max() and counts[-1] == 0
+    assert (np.diff(counts) <= 0).all()
+    silent = picture.Membrane(np.arange(2), np.ones((5, 2)), None, 1.0)
+    fig = picture.membrane({"a": layer, "head": silent}, "")
+    assert titles(fig)[4:] == ["head, neuron 0", "head, neuron 1"]
+    assert len(fig.get_axes()[4].get_lines()) == 1  # it has no threshold to cross
+
+
 def test_confusion_counts_and_shares():
     label, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 2, 1, 0])
     fig = picture.confusion(label, predicted, 3, "")
@@ -216,6 +248,16 @@ def test_a_constant_input_is_drawn_once():
     fig = picture.frames(np.stack([image] * 4), "")
     assert titles(fig) == ["each of 4 steps"]
     np.testing.assert_array_equal(pixels(fig, 0), image[0])
+
+
+def test_what_was_encoded_stands_beside():
+    rng = np.random.default_rng(0)
+    image, x = rng.random((1, 4, 4)), (rng.random((3, 1, 4, 4)) < 0.5).astype(float)
+    fig = picture.frames(x, "", image)
+    assert titles(fig) == ["before encoding", "step 1", "step 2", "step 3"]
+    np.testing.assert_array_equal(pixels(fig, 0), image[0])
+    np.testing.assert_array_equal(pixels(fig, 3), x[2, 0])
+    assert titles(picture.frames(np.stack([image] * 3), "", image)) == ["each of 3 steps"]
 
 
 def test_colours_keep_their_proportions():

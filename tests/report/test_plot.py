@@ -5,12 +5,16 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snnrun.report import plot, report
 
-NAMES = ("curves", "spikes", "rates", "confusion", "input", "steps", "overview")
-WITHOUT_METRICS, WITHOUT_SNAPSHOT = "curves, overview", "spikes, rates, confusion, input, steps"
+NAMES = ("curves", "spikes", "rates", "membrane", "confusion", "input", "steps", "overview")
+WITHOUT_METRICS, WITHOUT_SNAPSHOT = (
+    "curves, overview",
+    "spikes, rates, membrane, confusion, input, steps",
+)
 
 
 @pytest.fixture
@@ -59,10 +63,9 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
         assert not (tmp_path / name / "plots").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"], ["--all"]])
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["--all"], ["a", "neurons=all"], ["neurons=3"]])
 def test_wrong_words(words, capsys):
-    usage = "Usage: snnrun plot RUN, RUN being the directory of one run."
-    assert said(capsys, *words) == (2, [], [usage])
+    assert said(capsys, *words) == (2, [], [plot.USAGE])
 
 
 def test_a_run_without_snapshot_has_curves(run, capsys):
@@ -141,3 +144,28 @@ def test_a_report_reads_it_too(trained, capsys):
     assert row["command"] == "snnrun trainer.max_epochs=2 seed=0"
     assert {"val/loss", "test/acc"} <= set(row["metrics"]) and set(row["layers"]) == {"body.0"}
     assert {"rate", "ac", "mac", "energy_nj", "parameters", "fit_seconds"} <= set(row["costs"])
+
+
+def test_neurons_of_ones_own_choice(run, capsys):
+    code, out, _ = said(capsys, str(run), "neurons=0,255")
+    assert code == 0 and "plots/membrane.svg" in out
+    code, out, err = said(capsys, str(run), "neurons=1")
+    assert code == 0 and "plots/membrane.svg" not in out
+    assert err == [
+        "Left out: membrane. of neurons 1 no potential was stored, but of body.0: 0, 2, 5, 7, 10, 12,"
+        " 15, 18, 20, 23, ..., 255."
+    ]
+
+
+def test_a_run_from_before_potentials_were_stored(run, capsys):
+    path = run / "snapshot.npz"
+    with np.load(path) as file:
+        old = {
+            k: file[k] for k in file.files if not k.startswith(("potential/", "neurons/", "sample"))
+        }
+    np.savez(path, **old)  # pyright: ignore[reportArgumentType]
+    code, out, err = said(capsys, str(run))
+    assert (code, len(out)) == (0, 2 * len(NAMES) - 2)
+    assert err == [
+        "Left out: membrane. no potentials: the run is older than they are, or its neurons have none."
+    ]
