@@ -42,6 +42,7 @@ RUNTIME = frozenset(
 # settings of the run itself, which no constructor takes
 SETTINGS = {
     "seed": "int",
+    "start": "str | None",
     "ema": "float",
     "decay_weights_only": "bool",
     "test": "bool",
@@ -404,9 +405,15 @@ def instantiate(cfg: Any, **runtime: Any) -> Any:
         k: v for k, v in runtime.items() if known is None or known.keywords or k in known.arguments
     }
     name = cfg["_target_"].rpartition(".")[2]
+    own = cfg
+    if (
+        taken.keys() & cfg.keys()
+    ):  # what the YAML has in their place is not built: it may lack arguments
+        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in taken])
+        own._set_parent(cfg._get_parent())  # where its interpolations look
     try:
         part = build(
-            cfg, _partial_=True
+            own, _partial_=True
         )  # run-time objects do not pass through OmegaConf, which copies them
     except InstantiationException as error:
         raise BadRequest(f"{name}: {error.__cause__ or error}") from error

@@ -11,6 +11,7 @@ from snnrun.source import Definition, definition
 # the one table of words
 TRAITS = {
     "adaptive": "its threshold adapts to its own spikes",
+    "clamped_rate": "gives out spikes as large as its threshold, whose rate is a clamp of its input's",
     "convolutional": "made of convolutions",
     "current": "feeds real-valued input",
     "dense": "a chain of fully connected layers",

@@ -286,10 +286,10 @@ class Learner(LightningModule):
 
     # --- what a rule may ask for at the end of an epoch
 
-    def training_batch(self) -> tuple[Tensor, Tensor]:
-        """The first batch of the running epoch, as one process would draw it: prepared, not augmented."""
+    def training_batch(self, number: int = 0) -> tuple[Tensor, Tensor]:
+        """A batch of the running epoch, as one process would draw it: prepared, not augmented."""
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        x, y = data.training_batch(self.current_epoch)
+        x, y = data.training_batch(self.current_epoch, number)
         return self.prepare(x.to(self.device), train=False), y.to(self.device)
 
     def load_best(self, *, restart: bool = False) -> None:
@@ -355,9 +355,10 @@ class Learner(LightningModule):
         self.resumed_epochs = len(self.history)
 
     def on_train_start(self) -> None:
-        """Restore random states and counts, after everything that draws random numbers at the start of a fit."""
+        """Let the rule begin; or restore random states and counts, after everything that draws random numbers."""
         self.started = time.perf_counter()
         if self.resumed is None:
+            self.rule.begin(self)
             return
         state, self.resumed = self.resumed, None
         self.tally.sums, self.samples = state["tally"], state["samples"]

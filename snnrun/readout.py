@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from snnrun.model.layers import Layer, NormFactory
 from snnrun.neuron import Neuron
+from snnrun.neuron.base import wide
+from snnrun.neuron.dsr import Clamping
 
 
 class Readout(nn.Module):
@@ -80,6 +82,44 @@ class SpikingReadout(Readout):
 
     traits = frozenset({"spiking_output"})
     needs = frozenset({"spikes"})
+
+
+class RepresentationReadout(Readout):
+    r"""A head of normalised neurons whose rate is a clamp, read by it: the average that their input is clamped in.
+
+    $$z = \bar o = \sum_t \beta^{T-t} o_t / \sum_t \beta^{T-t}, \qquad o_t = n(\mathrm{norm}(W x_t + b))$$
+
+    **Arguments:** as `Readout`; `neuron` and `norm` are the network's own.
+
+    Meng et al., CVPR 2022.
+    """
+
+    needs = frozenset({"clamped_rate"})
+    decay = 1.0  # of the head's neurons, beta
+
+    def head(self, features: int, classes: int) -> Layer:
+        """The last layer of a network."""
+        layer = super().head(features, classes)
+        self.decay = layer.neuron.decay if isinstance(layer.neuron, Clamping) else 1.0
+        return layer
+
+    def forward(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to `(B, C)`."""
+        if self.reduce != "mean" or self.decay == 1:
+            return super().forward(out)
+        weights = self._weights(out)
+        return (weights / weights.sum() * out).sum(0)
+
+    def running(self, out: Tensor) -> Tensor:
+        """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
+        if self.reduce != "mean" or self.decay == 1:
+            return super().running(out)
+        weights = self._weights(out)
+        return (weights * out).cumsum(0) / weights.cumsum(0)
+
+    def _weights(self, out: Tensor) -> Tensor:
+        weights = [self.decay**age for age in range(len(out) - 1, -1, -1)]
+        return torch.tensor(weights, dtype=wide(out[:0]).dtype, device=out.device).view(-1, 1, 1)
 
 
 class TraceReadout(Readout):

@@ -196,6 +196,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     last = run.checkpoints / "last.ckpt"
     resume = resume and last.exists()
     rewind(trainer, last if resume else None)
+    if run.cfg.get("start") and not resume:
+        begin_with(learner, Path(run.cfg.start).expanduser())
     if trainer.is_global_zero:
         for line in result.header(run, data, learner, trainer):
             log.info(line)
@@ -294,6 +296,22 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
         return "snnrun"
     except WrongCheckpoint as error:
         raise BadRequest(str(error)) from error
+    except DamagedCheckpoint as error:
+        raise CorruptData(str(error)) from error
+
+
+def begin_with(learner: Learner, start: Path) -> None:
+    """Put the weights of a checkpoint, or of the best one in a run's directory, into the network that is trained.
+
+    Raises `BadRequest` if there is none or if it is of another architecture, `CorruptData` if it is damaged.
+    """
+    if start.is_dir():
+        found = [start / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        start = next((file for file in found if file.exists()), found[-1])
+    try:
+        load_weights(learner.net, weights(read(start), start), "auto", start)
+    except WrongCheckpoint as error:
+        raise BadRequest(f"start={start}: {error}") from error
     except DamagedCheckpoint as error:
         raise CorruptData(str(error)) from error
 

@@ -329,6 +329,16 @@ def test_runtime_arguments_reach_only_those_who_take_them():
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_what_a_runtime_argument_takes_the_place_of_is_not_built():
+    """A norm cannot be built without its channels; what else the node holds still finds its interpolations."""
+    cfg = CHOICES.compose(
+        ["readout.norm=${norm}", "readout.neuron=${neuron}", "readout.bias=${test}"]
+    )
+    made = instantiate(cfg.readout, neuron=factory(cfg.readout.neuron), norm=factory(cfg.norm))
+    assert made.bias is True and made.norm(3).weight.shape == (3,)
+    assert cfg.readout.norm.momentum == 0.1
+
+
 def test_a_part_that_refuses_says_why():
     cfg = CHOICES.compose(["neuron.tau=0.5"])
     with pytest.raises(BadRequest) as error:

@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "rule": ({"neuron", "model.layers"}, TORCH),
     "rule.desire_kernel": ({"neuron.kernel"}, {"numpy"}),
     "loss": (set(), TORCH),
+    "scheduler": (set(), TORCH),
     "readout": ({"neuron", "model.layers"}, TORCH),
     "metric": ({"neuron", "encoder.profile", "model.layers"}, TORCH),
     "checkpoint": ({"model"}, TORCH),

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from snnrun.config import Choices, factory, instantiate
-from snnrun.neuron import LI, LIF
+from snnrun.neuron import DSRIF, DSRLIF, LI, LIF
 from snnrun.norm import BatchNorm
-from snnrun.readout import IntegratorReadout, Readout, SpikingReadout
+from snnrun.readout import IntegratorReadout, Readout, RepresentationReadout, SpikingReadout
 from snnrun.surrogate import ATan
 
 CHOICES = Choices()
@@ -42,6 +42,25 @@ def test_running_is_the_reduction_of_the_first_steps(reduce):
     readout, out = Readout(reduce), torch.from_numpy(OUT)
     expected = torch.stack([readout(out[: t + 1]) for t in range(len(out))])
     torch.testing.assert_close(readout.running(out), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_representation_is_the_average_that_the_heads_neurons_clamp():
+    """Weighted for a leaky neuron, as its potential weighs its input; its running form is that of the first steps."""
+    out = torch.from_numpy(OUT)
+    for neuron in (DSRIF(ATan()), DSRLIF(ATan(), tau=0.5, dt=0.1)):
+        readout = RepresentationReadout(neuron=lambda channels, neuron=neuron: neuron)
+        head = readout.head(7, 4)
+        assert head.neuron is neuron
+        weights = np.exp(-0.2 * np.arange(4, -1, -1)) if neuron.decay < 1 else np.ones(5)
+        expected = np.tensordot(weights / weights.sum(), OUT, 1)
+        np.testing.assert_allclose(readout(out), expected, rtol=1e-12)
+        running = torch.stack([readout(out[: t + 1]) for t in range(len(out))])
+        torch.testing.assert_close(readout.running(out), running, rtol=1e-12, atol=1e-12)
+        assert readout(out.bfloat16()).dtype == (
+            torch.float32 if neuron.decay < 1 else torch.bfloat16
+        )
+        last = RepresentationReadout("last", lambda channels, neuron=neuron: neuron)
+        assert last.head(7, 4) and torch.equal(last(out), out[-1])
 
 
 def test_gradients_of_the_reductions():
@@ -94,7 +113,8 @@ def test_every_head_is_new():
 @pytest.mark.parametrize("option", CHOICES.options("readout"))
 def test_every_option(option):
     """Head and reduction of the YAML: shapes, kind of output, gradients, copies."""
-    readout = build(option, "neuron.threshold=0.5")
+    fitting = ["neuron=dsr_if"] if option == "representation" else []
+    readout = build(option, *fitting, "neuron.threshold=0.5")
     torch.manual_seed(0)
     head = readout.head(7, 4)
     x = 3 * torch.rand(5, 6, 7)
@@ -118,6 +138,7 @@ def test_reductions_of_the_options():
         "mean": OUT.mean(0),
         "sum": OUT.sum(0),
         "last": OUT[-1],
+        "representation": OUT.mean(0),
         "spike_rate": OUT.mean(0),
         "spike_count": OUT.sum(0),
         "membrane_last": OUT[-1],

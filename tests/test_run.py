@@ -429,6 +429,37 @@ def test_the_rule_says_what_is_tested(tmp_path, monkeypatch):
     assert deployed[1] is deployed[2]  # the trained network was put back in between
 
 
+# --- beginning with weights
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path, done):
+    """Of its best epoch, of a file, and of another rule; `resume` goes on with the run's own."""
+    folder, _ = done
+    best, last = (checkpoint(folder, name)["state_dict"] for name in ("best", "last"))
+    still = ("optimizer=sgd", "optimizer.lr=0", "test=false", "trainer.max_epochs=1")
+    files = {folder: best, folder / "checkpoints" / "last.ckpt": last}
+    for number, (start, expected) in enumerate(files.items()):
+        place = tmp_path / str(number)
+        trained(place, f"start='{start}'", *still, "scheduler=constant", "rule.truncate=1")
+        state = checkpoint(place, "last")["state_dict"]
+        assert all(torch.equal(state[k], v) for k, v in expected.items() if k.endswith("weight"))
+    gone = tmp_path / "gone"
+    trained(place, f"start='{gone}'", *still[:3], "scheduler=constant", resume=True)
+    state = checkpoint(place, "last")["state_dict"]
+    assert all(torch.equal(state[k], v) for k, v in last.items() if k.endswith("weight"))
+
+
+def test_weights_that_a_run_cannot_begin_with(tmp_path, done):
+    folder, _ = done
+    for start, words, message in (
+        (tmp_path / "none", (), f"start={tmp_path / 'none'}: There is no checkpoint"),
+        (folder, ("model.spec=9",), "is of another architecture"),
+    ):
+        with pytest.raises(BadRequest) as error:
+            trained(tmp_path / "run", f"start='{start}'", *words)
+        assert message in str(error.value)
+
+
 # --- stopping and going on
 
 
@@ -453,6 +484,7 @@ def stop_after(monkeypatch, batches: int) -> None:
         (20, ("ema=0.9",)),
         (20, ("encoder=poisson", "test_every_epoch=true")),
         (29, ("dataset.val_size=0", "test_every_epoch=true")),  # the last but one
+        (20, ("rule=dsr", "rule.calibrate=2", "model.dropout=0.2")),
         (16, ("scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=2")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),

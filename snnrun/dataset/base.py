@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, Protocol
@@ -348,11 +349,17 @@ class DataModule(LightningDataModule):
             generator=torch.Generator(),  # or starting an epoch would draw from the global one
         )
 
-    def training_batch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The first training batch of an epoch, the same on all ranks; the loaders do not notice."""
+    def training_batch(self, epoch: int, number: int = 0) -> tuple[Tensor, Tensor]:
+        """A training batch of an epoch, the same on all ranks; the loaders do not notice.
+
+        **Arguments:**
+
+        - `epoch`: the epoch.
+        - `number`: of the batch; behind the last one they begin anew.
+        """
         order = BatchSampler(self.indices["train"], self.batch_size, shuffle=True, seed=self.seed)
         order.set_epoch(epoch)
-        return self.samples["train"][next(iter(order))]
+        return self.samples["train"][next(islice(order, number % len(order), None))]
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch to go on with, and the number of its batches that were trained on."""

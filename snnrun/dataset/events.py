@@ -298,7 +298,7 @@ class CIFAR10DVS(FileEach):
 
     - `split_file`: a text file that names the recordings for testing, one a line, as `<class>/<file>`; an ending may
       be left out.
-    - `resize`: side of the frames, of which the nearest sensors are taken; null for all 128.
+    - `resize`: side of the frames, of which the nearest sensors are taken; null for all 128. `crop` is in their pixels.
     - `flip`: in training, mirror every second recording at random.
     - `roll`: in training, move recordings by up to that many pixels either way, what leaves on one side coming in on
       the other.
@@ -353,10 +353,10 @@ class CIFAR10DVS(FileEach):
 
     def transform(self, x: Tensor, train: bool) -> Tensor:
         """Counts as floats, resized; in training mirrored and moved."""
-        x = super().transform(x, train)
         if (side := self.shape[-1]) != (whole := type(self).shape[-1]):
             nearest = torch.arange(side, device=x.device) * whole // side
             x = x[..., nearest, :][..., nearest]
+        x = super().transform(x, train)
         if train and self.flip:
             x = torch.where(torch.rand(len(x), 1, 1, 1, 1).to(x.device) < 0.5, x.flip(-1), x)
         if train and self.roll:

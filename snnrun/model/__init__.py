@@ -6,12 +6,15 @@ from snnrun.model.feedback_snn import FeedbackSNN
 from snnrun.model.layers import Dropout, Layer, Pool, layers, over_time, parts
 from snnrun.model.mlp import MLP
 from snnrun.model.plain_net import PlainNet
+from snnrun.model.preact_resnet import PreActResNet
 from snnrun.model.recurrent import Recurrent
 from snnrun.model.sew_resnet import SEWResNet
 from snnrun.model.spiking_resnet import SpikingResNet
+from snnrun.model.vgg import VGG
 
 __all__ = [
     "MLP",
+    "VGG",
     "ConvNet",
     "Dropout",
     "EventResNet",
@@ -19,6 +22,7 @@ __all__ = [
     "Layer",
     "PlainNet",
     "Pool",
+    "PreActResNet",
     "Recurrent",
     "SEWResNet",
     "SpikingResNet",

@@ -186,26 +186,29 @@ class Dropout(nn.Module):
     **Arguments:**
 
     - `p`: probability of dropping an element.
-    - `share`: `element` for a draw for every element of a sample, `row` for one for every row of an image.
+    - `share`: `element` for a draw for every element of a sample, `row` for one for every row of an image, `step` for
+      one for every element at every step.
 
     Lee et al., *Enabling spike-based backpropagation for training deep neural network architectures*, 2020, sec. 2.4.
     """
 
-    def __init__(self, p: float, share: Literal["element", "row"] = "element"):
+    def __init__(self, p: float, share: Literal["element", "row", "step"] = "element"):
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {p}.")
         self.p = p
-        self.share: Literal["element", "row"] = share
+        self.share: Literal["element", "row", "step"] = share
 
     def extra_repr(self) -> str:
         """The probability, and what shares a draw."""
-        return f"p={self.p}" + (", share=row" if self.share == "row" else "")
+        return f"p={self.p}" + (f", share={self.share}" if self.share != "element" else "")
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, ...)` to the same shape."""
         if not self.training or self.p == 0 or len(x) == 0:
             return x
+        if self.share == "step":
+            return functional.dropout(x, self.p)
         carried = recall(self)
         rows = self.share == "row" and x.dim() == 5
         ones = torch.ones_like(x[0, ..., :1] if rows else x[0])

@@ -24,18 +24,20 @@ WIDTH = {**dict.fromkeys(IMAGENET, 64), **dict.fromkeys(CIFAR, 16), 19: 128}  # 
 
 
 class Convolution(NamedTuple):
-    """One convolution of a block: padded by half its kernel, without bias."""
+    """One convolution of a block: padded by half its kernel."""
 
     channels: int
     kernel: int
     stride: int = 1
+    bias: bool = False
 
-    def layer(self, inputs: int, norm: NormFactory, neuron: NeuronFactory | None) -> Layer:
-        """The layer with this synapse; without a neuron if there is no factory of one."""
+    def layer(self, inputs: int, norm: NormFactory | None, neuron: NeuronFactory | None) -> Layer:
+        """The layer with this synapse; without norm or neuron if there is no factory of one."""
         synapse = nn.Conv2d(
-            inputs, self.channels, self.kernel, self.stride, self.kernel // 2, bias=False
+            inputs, self.channels, self.kernel, self.stride, self.kernel // 2, bias=self.bias
         )
-        return Layer(synapse, norm(self.channels), neuron(self.channels) if neuron else None)
+        made = (factory(self.channels) if factory else None for factory in (norm, neuron))
+        return Layer(synapse, *made)
 
 
 Path = Sequence[Convolution]

@@ -5,6 +5,7 @@ from snnrun.neuron.base import Kernel, Neuron, OwnBackward, State, carry, scan
 from snnrun.neuron.burst import Burst
 from snnrun.neuron.cuba_lif import CubaLIF
 from snnrun.neuron.desire_lif import DesireLIF
+from snnrun.neuron.dsr import DSRIF, DSRLIF
 from snnrun.neuron.feedback_lif import FeedbackLIF
 from snnrun.neuron.integrate import IF
 from snnrun.neuron.leaky import Leaky
@@ -18,6 +19,8 @@ from snnrun.neuron.ternary import Binary, Ternary
 
 __all__ = [
     "ALIF",
+    "DSRIF",
+    "DSRLIF",
     "IF",
     "LI",
     "LIF",

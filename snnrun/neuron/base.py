@@ -129,8 +129,8 @@ class Neuron(nn.Module):
         if len(x) == 0:
             return x
         state = recall(self)
-        if isinstance(self.kernel, Fused) and not carrying():
-            return self.kernel.from_rest(self, x)
+        if not carrying() and (from_rest := getattr(self.kernel, "from_rest", None)):
+            return from_rest(self, x)
         out, state = self.kernel(self, x, self.init_state(wide(x[0])) if state is None else state)
         remember(self, state)
         return out

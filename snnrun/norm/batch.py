@@ -45,7 +45,15 @@ class BatchNorm(nn.Module):
         once = x.stride(0) == 0 and len(x) > 1 and x[0].numel() > x.shape[2]
         if once:  # per step, the running statistics move as far as in T steps of the same batch
             moved = 1 - (1 - self.momentum) ** len(x) if self.per_step else self.momentum
-            return self._normalise(x[0], moved).expand(x.shape)
+            kept = (1 - moved) * self.running_var
+            y = self._normalise(x[0], moved).expand(x.shape)
+            if self.training and not self.per_step:  # the variance of so many more values
+                n, var = (
+                    x[0].numel() / x.shape[2],
+                    self.running_var.data,
+                )  # no backward pass reads it
+                var.sub_(kept).mul_(len(x) * (n - 1) / (len(x) * n - 1)).add_(kept)
+            return y
         if self.per_step and self.training:
             return torch.stack([self._normalise(x_t, self.momentum) for x_t in x.unbind(0)])
         return self._normalise(x.flatten(0, 1), self.momentum).view(x.shape)

@@ -3,6 +3,7 @@
 from snnrun.rule.base import BPTT, Learning, Rule
 from snnrun.rule.conversion import Conversion
 from snnrun.rule.desire_bp import DesireBP
+from snnrun.rule.dsr import DSR
 from snnrun.rule.ide import IDE
 from snnrun.rule.progressive_tandem import ProgressiveTandem
 from snnrun.rule.reset_bptt import ResetBPTT
@@ -13,6 +14,7 @@ from snnrun.rule.tssl import TSSL
 
 __all__ = [
     "BPTT",
+    "DSR",
     "IDE",
     "SPIDE",
     "TSSL",

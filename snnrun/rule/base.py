@@ -31,8 +31,8 @@ class Learning(Protocol):
         """Average gradients that a rule wrote by hand over all processes."""
         ...
 
-    def training_batch(self) -> tuple[Tensor, Tensor]:
-        """A batch of training data, not augmented, and its labels; a function of seed and epoch alone."""
+    def training_batch(self, number: int = 0) -> tuple[Tensor, Tensor]:
+        """A batch of training data, not augmented, and its labels; a function of seed, epoch and number alone."""
         ...
 
     def load_best(self, *, restart: bool = False) -> None:
@@ -63,6 +63,9 @@ class Rule(nn.Module):
     def adapt(self, net: nn.Module) -> nn.Module:
         """The network that is trained; called once, before the optimiser exists."""
         return net
+
+    def begin(self, learner: Learning) -> None:
+        """What is to be done once before the first batch, not when a run is resumed; the optimiser exists."""
 
     def loss(self, learner: Learning, x: Tensor, y: Tensor) -> Tensor:
         """What is minimised on a batch `x` (prepared, not yet encoded) with labels `y`."""

@@ -616,6 +616,17 @@ def test_cifar10_dvs_resized_mirrored_and_rolled(tmp_path):
     assert {abs(d) for _, d, _ in seen} == {abs(r) for _, _, r in seen} == {*range(6)}
 
 
+def test_cifar10_dvs_is_cropped_in_the_pixels_that_are_left():
+    module = CIFAR10DVS("data", resize=48, crop=2, **OPTIONS)
+    x = torch.zeros(200, 3, 2, 128, 128)
+    x[..., 64, 64] = 1
+    place = module.transform(x[:1], False)[0, 0, 0].nonzero()[0]
+    y = module.transform(x, True)
+    assert y.shape == (200, 3, 2, 48, 48) and torch.equal(y, y[:, :1].expand_as(y))
+    found = {tuple((image.nonzero()[0] - place).tolist()) for image in y[:, 0, 0]}
+    assert found == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+
+
 def test_wrong_options():
     for name, value, words in (("resize", 129, "a side of 1 to 128"), ("roll", -1, "0 for none")):
         with pytest.raises(ValueError, match=rf"^dataset.{name} is .*{words}.*; got {value}"):

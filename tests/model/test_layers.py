@@ -223,6 +223,17 @@ def test_dropout_of_rows_shares_a_draw_along_a_row():
     assert (dense[0, 0] == 0).any() and (dense[0, 0] != 0).any(), "dense: a draw for every neuron"
 
 
+def test_dropout_with_a_draw_for_every_step():
+    torch.manual_seed(0)
+    x = torch.rand(6, 50, 40) + 0.5
+    out = Dropout(0.25, "step")(x)
+    kept = out != 0
+    assert all((kept[t] != kept[0]).any() for t in range(1, 6))
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.05)
+    torch.testing.assert_close(out[kept], x[kept] / 0.75)
+    assert torch.equal(Dropout(0.25, "step").eval()(x), x)
+
+
 def test_dropout_has_one_mask_for_all_steps():
     torch.manual_seed(0)
     x = torch.rand(6, 50, 40) + 0.5

@@ -113,6 +113,9 @@ def test_output_has_shape_and_dtype_of_the_input(setting, shape, dtype):
     elif "signed_spikes" in neuron.traits:  # amplitudes start at 1
         assert set(out.unique().tolist()) == {-1.0, 0.0, 1.0}
         assert torch.equal(events, out.abs())
+    elif "clamped_rate" in neuron.traits:
+        assert len(out.unique()) == 2 and out.min() == 0 < out.max()
+        assert torch.equal(events, (out > 0).to(dtype))
     elif "graded" in neuron.traits:
         assert (out >= 0).all() and torch.equal(events > 0, out > 0) and out.any()
         assert torch.equal(events, events.round())
@@ -219,7 +222,8 @@ def test_no_state_outlives_a_call_or_a_carry(setting):
         inside = neuron(x)
     assert torch.equal(neuron(x), first)
     assert not torch.equal(inside, first)
-    assert set(neuron.state_dict()) == keys == {key for key, _ in neuron.named_parameters()}
+    own = {key for key, _ in (*neuron.named_parameters(), *neuron.named_buffers())}
+    assert set(neuron.state_dict()) == keys == own
     assert recall(neuron) is None
 
 
@@ -367,7 +371,8 @@ def test_layers_share_no_parts(option):
 def test_traits_are_stated_on_the_class(option):
     neuron = build((option, {}))
     assert "stepped" in neuron.traits
-    assert len({"spikes", "signed_spikes", "graded", "potential", "trace"} & neuron.traits) == 1
+    kinds = {"spikes", "signed_spikes", "graded", "clamped_rate", "potential", "trace"}
+    assert len(kinds & neuron.traits) == 1
 
 
 # the base itself

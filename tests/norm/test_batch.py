@@ -107,9 +107,14 @@ def test_a_repeated_input_is_normalised_once():
     repeated = norm(x.expand(4, *x.shape))
     assert repeated.shape == (4, *x.shape) and repeated.stride(0) == 0
     torch.testing.assert_close(repeated[3], other(x.unsqueeze(0))[0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(norm.running_var, other.running_var, rtol=1e-12, atol=0)
-    copied = moved(BatchNorm(3))(x.repeat(4, 1, 1, 1, 1))
-    torch.testing.assert_close(repeated, copied, rtol=1e-10, atol=1e-12)
+    copies = moved(BatchNorm(3))
+    torch.testing.assert_close(repeated, copies(x.repeat(4, 1, 1, 1, 1)), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(norm.running_mean, copies.running_mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(norm.running_var, copies.running_var, rtol=1e-12, atol=0)
+    norm.eval()
+    kept = norm.running_var.clone()
+    norm(x.expand(4, *x.shape))
+    assert torch.equal(norm.running_var, kept)
 
 
 def test_gradient_of_a_repeated_input():

@@ -55,24 +55,30 @@ class Fused:
 
     def from_rest(self, neuron: "Neuron", x: Tensor) -> Tensor:
         """The output of a whole sequence; neither the first nor the last state is ever written to memory."""
+        return self.to_end(neuron, x, finals=False)[0]
+
+    def to_end(self, neuron: "Neuron", x: Tensor, *, finals: bool = True) -> "tuple[Tensor, State]":
+        """Output and, with `finals`, final state of a whole sequence; the first state is never written to memory."""
         if torch.compiler.is_compiling():
             found = _look_up(neuron, self, x.dtype, x.dim(), x.device.type)
             if found is None or not found[3]:
                 return self._from_state(neuron, x)
             tensors = [_leaf(neuron, leaf) for leaf in found[1]]
-            return torch.ops.snnrun.sequence(x, [], tensors, found[0], False)[0]
+            out, *after = torch.ops.snnrun.sequence(x, [], tensors, found[0], finals)
+            return out, tuple(after)
         found = self.program(neuron, x)
         if found is None or not found.starts:
             return self._from_state(neuron, x)
         from snnrun.neuron.kernel.operator import Sequence
 
         leaves = [_leaf(neuron, name) for name in found.leaves]
-        return Sequence.apply(found, False, 0, x, *leaves)[0]  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+        out, *after = Sequence.apply(found, finals, 0, x, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
+        return out, tuple(after)
 
-    def _from_state(self, neuron: "Neuron", x: Tensor) -> Tensor:
+    def _from_state(self, neuron: "Neuron", x: Tensor) -> "tuple[Tensor, State]":
         from snnrun.neuron.base import wide
 
-        return self(neuron, x, neuron.init_state(wide(x[0])))[0]
+        return self(neuron, x, neuron.init_state(wide(x[0])))
 
     @property
     def reference(self) -> "Kernel":
@@ -133,7 +139,8 @@ def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
     if dataclasses.is_dataclass(kernel) and not isinstance(kernel, type):  # made of kernels
         own = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}
         return dataclasses.replace(  # pyright: ignore[reportReturnType]
-            kernel, **{n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward)}
+            kernel,
+            **{n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward | Fused)},
         )
     return kernel
 

@@ -1,0 +1,55 @@
+"""Schedules of the learning rate."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from snnrun.scheduler import WarmupCosine
+
+
+def rates(**options: int) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = WarmupCosine(optimizer, **options)
+    found = []
+    for _ in range(options["total_steps"]):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_a_rise_and_a_cosine_by_epochs():
+    found = rates(total_steps=12, epochs=3, warmup=6)
+    cosine = [(1 + math.cos(math.pi * e / 3)) / 2 for e in (0, 1, 2)]
+    rise = [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, *[1] * 7]
+    expected = [0.5 * r * cosine[i // 4] for i, r in enumerate(rise)]
+    assert found == pytest.approx(expected)
+
+
+def test_without_a_rise():
+    assert rates(total_steps=4, epochs=2, warmup=0) == pytest.approx([0.5, 0.5, 0.25, 0.25])
+
+
+def test_saved_and_taken_up_again():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    one, other = (WarmupCosine(optimizer, 12, 3, 6) for _ in range(2))
+    for _ in range(5):
+        optimizer.step()
+        one.step()
+    other.load_state_dict(one.state_dict())
+    assert other.get_last_lr() == one.get_last_lr() and other.last_epoch == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "scheduler.epochs must be at least 1, got 0."),
+        ({"epochs": 2, "warmup": -1}, "scheduler.warmup must be a number of steps or 0, got -1."),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError) as error:
+        rates(total_steps=4, **options)
+    assert str(error.value) == message
