@@ -137,8 +137,8 @@ class DSR(Rule):
 
     There is no surrogate and no path through time: every step of a layer gets the same gradient. Averages have the
     weights $w_t = \beta^{T-t}$, W in all. For `neuron=dsr_if`, $w = \tau = u = 1$; for `neuron=dsr_lif`, $u = \Delta$
-    and the ends of the clamp are outside. Thresholds V are learned, and kept above a bound. What lies between layers should
-    be linear, such as average pooling.
+    and the ends of the clamp are outside. Thresholds V are learned, and kept above a bound. What lies between layers
+    should be linear, such as average pooling.
 
     As in the authors' code, the gradient of V has the factor u where the clamp has 1/u. With n processes that code
     adds up the gradients of V, and averages those of the weights: `threshold_grad_scale=n` does so.
