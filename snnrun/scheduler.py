@@ -2,6 +2,7 @@
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -31,7 +32,7 @@ class WarmupCosine(LRScheduler):
         self.total_steps, self.epochs, self.warmup = total_steps, epochs, warmup
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def get_lr(self) -> list[float | Tensor]:
         """The rates of the present step."""
         step = self.last_epoch
         epoch = min(step * self.epochs // self.total_steps, self.epochs)
