@@ -1,7 +1,6 @@
 """What happens around training: checkpoints, interruption, messages."""
 
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 
+from snnrun.checkpoint import LAST, PREVIOUS
 from snnrun.learner import Learner
+from snnrun.whole import whole
 
 log = logging.getLogger("snnrun")
 
@@ -23,23 +24,17 @@ class Interrupted(Exception):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a killed process leaves the old one whole."""
+    """Writes a checkpoint whole or not at all, and keeps the one before the last."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write plain dicts and tensors to `path`."""
+        """Write plain dicts and tensors to `path`. A `last.ckpt` that is there becomes `previous.ckpt`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        keep = path.with_name(PREVIOUS) if path.name == LAST else None
+        with whole(path, mode="wb", keep=keep) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True
@@ -116,7 +111,10 @@ class MovingAverage:
 
 
 class StopSafely(Callback):
-    """On Ctrl-C or SIGTERM, finish the batch, write `last.ckpt` and stop. A second Ctrl-C stops at once."""
+    """On Ctrl-C, SIGTERM or SIGUSR1, finish the batch, write `last.ckpt` and stop. A second Ctrl-C stops at once.
+
+    SIGTERM is what a batch system sends some seconds before it kills, SIGUSR1 what it can be told to send earlier.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.asked = folder, False
@@ -124,10 +122,14 @@ class StopSafely(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember who listens to signals."""
-        self.previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        listened = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self.previous = {number: signal.getsignal(number) for number in listened}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, in the place of Lightning, which would end the run on SIGTERM without a checkpoint."""
+        """Listen, in the place of Lightning, which would end the run on SIGTERM without a checkpoint.
+
+        On SIGUSR1 under Slurm it would submit the same line again, which is a new run.
+        """
         for number in self.previous:
             signal.signal(number, self._ask)
 
@@ -145,12 +147,12 @@ class StopSafely(Callback):
         """Stop in the middle of an epoch, between two optimiser steps."""
         accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.asked and accumulated and batch_idx + 1 < trainer.num_training_batches:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
+            trainer.save_checkpoint(self.folder / LAST)
             raise Interrupted
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs; the last one has its checkpoint already."""
-        if self.asked and (self.folder / "last.ckpt").exists():
+        if self.asked and (self.folder / LAST).exists():
             raise Interrupted
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,7 +1,12 @@
 """Reading weights from a file: snnrun's own checkpoints, and published ones under their authors' names."""
 
 import argparse
+import logging
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, get_args
@@ -11,8 +16,14 @@ from torch import Tensor, nn
 
 from snnrun.model.keymap import NAMINGS, Naming, from_published, keymap
 
+log = logging.getLogger("snnrun")
+
 Format = Literal["auto", "snnrun", "original", "spikingjelly"]
 FORMATS: tuple[str, ...] = get_args(Format)
+# of a run: after every epoch, the one before that, and the best by the monitored metric
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+DIRECTORY = 0x10  # attribute of a zip entry: torch then reads nothing, and a tensor holds whatever was in memory
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 
 class WrongCheckpoint(ValueError):
@@ -20,16 +31,19 @@ class WrongCheckpoint(ValueError):
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint of which something is missing."""
+    """A checkpoint of which something is missing, or is not what was written."""
 
 
 def read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint. Nothing in it is executed: only tensors, containers and numbers are read.
 
     Published files also hold their command line, an `argparse.Namespace`, which is a container of such.
-    Raises `WrongCheckpoint` for what is no checkpoint or wants to run something, `DamagedCheckpoint` for a torn file.
+    Raises `WrongCheckpoint` for what is no checkpoint or wants to run something, `DamagedCheckpoint` for a file that
+    is torn or has a wrong bit.
     """
     try:
+        if not intact(path):
+            raise DamagedCheckpoint(f"{path} is truncated or damaged. It was left as it is.")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -42,6 +56,50 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WrongCheckpoint(f"{path} holds a {type(content).__name__}, not a dict of weights.")
     return content
+
+
+def intact(path: Path) -> bool:
+    """Whether a file is what was written, by the checksums that torch stores for every entry and does not look at.
+
+    A file of a format without them passes.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4" and not zipfile.is_zipfile(file):
+            return True
+        try:
+            with zipfile.ZipFile(file) as archive:
+                misread = any(entry.external_attr & DIRECTORY for entry in archive.infolist())
+                return not misread and archive.testzip() is None
+        except (OSError, EOFError, ValueError, RuntimeError, struct.error, *ZIP_ERRORS):
+            return False
+
+
+def recover(folder: Path) -> tuple[Path, int] | None:
+    """The checkpoint that a run goes on from, and its step; None where there is none.
+
+    If the last one is damaged, it is the one before; the damaged one is moved aside and told of.
+    Raises `DamagedCheckpoint` if none is whole, `WrongCheckpoint`.
+    """
+    last, problem = folder / LAST, None
+    for path in (last, folder / PREVIOUS):
+        try:
+            step = read(path)["global_step"] if path.exists() else None
+        except DamagedCheckpoint as error:
+            problem = problem or error
+            continue
+        if step is None:
+            continue
+        if problem:
+            aside = folder / "damaged.ckpt"
+            with suppress(FileNotFoundError):  # another process of this run was faster
+                last.replace(aside)
+            log.warning(
+                f"{last} is truncated or damaged. It is kept as {aside.name}; going on from {path.name}, step {step}."
+            )
+        return path, step
+    if problem:
+        raise problem
+    return None
 
 
 def weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

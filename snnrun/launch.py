@@ -1,11 +1,8 @@
-"""Starting runs: new ones, stopped ones, the same again; and what becomes of errors."""
+"""Starting runs: new ones, stopped ones, the same again."""
 
-import errno
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +25,8 @@ from snnrun.config import (
     parse,
     quoted,
 )
+from snnrun.failure import caught
+from snnrun.lock import Locked, lock, unlock, unlock_all
 
 if TYPE_CHECKING:
     from snnrun.run import Run
@@ -65,7 +64,10 @@ def train(words: list[str]) -> int:
 
         return sweep.start(choices, overrides, run) or max(codes, default=0)
     sys.argv = ["snnrun", *flags, *overrides]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
+    finally:
+        unlock_all()
     return max(codes, default=0)
 
 
@@ -116,17 +118,32 @@ def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
     if not any(o.startswith("hydra.run.dir=") for o in overrides):
         folder = claim(folder)
         make_room(folder)
+        keep_others_out(folder)
         return folder.resolve()
-    if (folder / ".hydra").exists():
-        raise BadRequest(
-            f"{folder} holds a run already. Go on with it: snnrun resume {folder}. Or choose another hydra.run.dir."
-        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
     make_room(folder)
+    keep_others_out(folder)
+    # what Hydra writes last, before the run begins
+    words = folder / ".hydra" / "overrides.yaml"
+    if words.exists() and words.stat().st_size:
+        unlock(folder)
+        raise BadRequest(
+            f"{folder} holds a run already. Go on with it: snnrun resume {folder}. Or choose another hydra.run.dir."
+        )
     return folder.resolve()
+
+
+def keep_others_out(folder: Path) -> None:
+    """Lock the directory of a run. Raises `BadRequest` if another process runs there, or nothing can be written."""
+    try:
+        lock(folder)
+    except Locked as error:
+        raise BadRequest(str(error)) from error
+    except OSError as error:
+        raise BadRequest(cannot_write(folder, error)) from error
 
 
 def make_room(folder: Path) -> None:
@@ -370,14 +387,21 @@ def guarded(
 ) -> int:
     """Run, whatever happens write `result.json`, and return the exit code."""
     from snnrun import result
+    from snnrun.checkpoint import PREVIOUS
     from snnrun.run import Run, quiet, train
 
+    try:
+        keep_others_out(folder)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
     quiet()
     run = Run(cfg, folder, parts, overrides)
 
     def job() -> int:
         outcome = train(run, bar=sys.stdout.isatty(), resume=resuming)
         result.write(outcome, folder)
+        (run.checkpoints / PREVIOUS).unlink(missing_ok=True)
         for line in result.footer(outcome, folder):
             log.info(line)
         return 0
@@ -393,60 +417,5 @@ def guarded(
         "wandb"
     ):  # or the next run of a sweep would be logged into this one
         wandb.finish(code)
+    unlock(folder)
     return code
-
-
-def caught(
-    job: Callable[[], int],
-    fail: Callable[[str, str | None], None] | None = None,
-    folder: Path | None = None,
-) -> int:
-    """Do a job; turn what goes wrong into a message, a status and an exit code."""
-    from snnrun.callback import Interrupted
-    from snnrun.dataset import CorruptData, MissingData
-    from snnrun.learner import NotFinite
-
-    def stop(code: int, message: str, status: str = "failed") -> int:
-        log.error(message) if folder else print(message, file=sys.stderr)
-        if fail:
-            fail(status, None if status == "interrupted" else message)
-        return code
-
-    try:
-        return job()
-    except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning makes the second of the third
-        return stop(130, f"Interrupted. Go on with: snnrun resume {folder}", "interrupted")
-    except (BadRequest, MissingData) as error:
-        return stop(2, str(error))
-    except (CorruptData, NotFinite) as error:
-        return stop(1, str(error))
-    except Exception as error:
-        disk = next(
-            (
-                e
-                for e in chain(error)
-                if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-            ),
-            None,
-        )
-        if disk and folder:
-            return stop(
-                1,
-                f"{cannot_write(folder, disk)} What was finished is kept; make room, then: snnrun resume {folder}",
-            )
-        trace = traceback.format_exc()
-        if folder is None:
-            raise
-        try:
-            with (folder / "log.txt").open("a") as file:
-                file.write(trace)
-        except OSError:
-            print(trace, file=sys.stderr)
-        return stop(
-            1, f"{type(error).__name__}: {error}\nThe traceback is in {folder / 'log.txt'}."
-        )
-
-
-def chain(error: BaseException | None) -> list[BaseException]:
-    """An exception and its causes."""
-    return [] if error is None else [error, *chain(error.__cause__ or error.__context__)]

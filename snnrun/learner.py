@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from snnrun.checkpoint import read
 from snnrun.metric import Activity, Tally
 from snnrun.rule import Rule
 from snnrun.seed import random_states, restore
@@ -85,6 +87,7 @@ class Learner(LightningModule):
         self.resumed: dict[str, Any] | None = None
         self.resumed_epochs = 0
         self.schedule: LRScheduler | None = None
+        self.began = time.perf_counter()  # of the run, as if it never had been stopped
         self.started = 0.0  # of the running epoch
         self.samples = 0  # that the running epoch has trained on
 
@@ -305,10 +308,7 @@ class Learner(LightningModule):
             if best.best_model_path and not best.check_monitor_top_k(
                 self.trainer, torch.tensor(row[monitor], device=self.device)
             ):
-                content = torch.load(
-                    best.best_model_path, map_location=self.device, weights_only=True
-                )
-                self.load_state_dict(content["state_dict"])
+                self.load_state_dict(read(Path(best.best_model_path))["state_dict"])
         if restart:
             self.chosen_from = self.current_epoch + 1
 
@@ -340,6 +340,7 @@ class Learner(LightningModule):
             "tally": self.tally.sums,
             "samples": self.samples,
             "seconds": time.perf_counter() - self.started,
+            "elapsed": time.perf_counter() - self.began,
             "history": self.history,
             "chosen_from": self.chosen_from,
             "rule": dict(self.rule.progress),
@@ -353,6 +354,7 @@ class Learner(LightningModule):
         self.history = checkpoint["snnrun"]["history"]
         self.chosen_from = checkpoint["snnrun"].get("chosen_from", 0)
         self.resumed_epochs = len(self.history)
+        self.began -= checkpoint["snnrun"].get("elapsed", 0.0)
 
     def on_train_start(self) -> None:
         """Let the rule begin; or restore random states and counts, after everything that draws random numbers."""

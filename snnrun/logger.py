@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from snnrun.whole import whole
+
 
 class CSV(Logger):
     """Appends a row of metrics an epoch to `metrics.csv`; a row that was written is on the disk.
@@ -73,14 +75,7 @@ class CSV(Logger):
         return list(csv.DictReader(io.StringIO(complete, newline="")))
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", newline="") as file:
-                writer = csv.DictWriter(file, columns, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(self.path, newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)

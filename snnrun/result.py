@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 
 from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
+from snnrun.whole import whole
 
 if TYPE_CHECKING:
     from snnrun.run import Run
@@ -138,22 +139,21 @@ def completed(
     data: DataModule,
     learner: Learner,
     trainer: Trainer,
+    best: dict[str, float] | None,
     tests: dict[str, dict[str, float]],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The result of a run that came to its end."""
-    history = [
-        {k: v for k, v in row.items() if not k.startswith("spikes/")} for row in learner.history
-    ]
-    sign = 1 if learner.task.mode == "max" else -1
-    eligible = history[learner.chosen_from :]
-    monitored = [row for row in eligible if learner.task.monitor in row]
-    best = (
-        max(monitored, key=lambda row: sign * row[learner.task.monitor], default=None)
-        if data.validates
-        else None
-    )
-    tested = [row for row in eligible if "test/acc" in row]
+    """The result of a run that came to its end.
+
+    **Arguments:**
+
+    - `run`, `data`, `learner`, `trainer`: its parts.
+    - `best`: the row of the best epoch, as its checkpoint has it; None where no epoch was chosen.
+    - `tests`: scores on the test split of the checkpoints `best_val` and `last`.
+    - `seconds`: how long what took.
+    """
+    history = learner.history
+    tested = [row for row in history[learner.chosen_from :] if "test/acc" in row]
     best_test = max(tested, key=lambda row: row["test/acc"], default=None)
     selection = {
         "best_val": select(best, tests.get("best_val", {})) if best else None,
@@ -187,7 +187,8 @@ def completed(
 
 def select(row: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
     """One selected epoch: its own scores and those of its checkpoint on test data."""
-    return {"epoch": int(row["epoch"]) + 1, **{k: v for k, v in row.items() if "/" in k}, **test}
+    shown = {k: v for k, v in row.items() if "/" in k and not k.startswith("spikes/")}
+    return {"epoch": int(row["epoch"]) + 1, **shown, **test}
 
 
 def unfinished(run: "Run", status: str, error: str | None) -> dict[str, Any]:
@@ -265,16 +266,9 @@ def peak_memory() -> int:
 
 def write(outcome: dict[str, Any], folder: Path) -> None:
     """Write `result.json` whole or not at all."""
-    part = folder / f".result.json.{os.getpid()}.part"
-    try:
-        with part.open("w") as file:
-            json.dump(finite(outcome), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(folder / "result.json")
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(folder / "result.json") as file:
+        json.dump(finite(outcome), file, indent=1, allow_nan=False)
+        file.write("\n")
 
 
 def finite(value: Any) -> Any:

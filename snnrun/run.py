@@ -26,16 +26,18 @@ from snnrun.callback import (
     checkpoints,
 )
 from snnrun.checkpoint import (
+    BEST,
     DamagedCheckpoint,
     Format,
     WrongCheckpoint,
     load_state,
     load_weights,
     read,
+    recover,
     weights,
 )
 from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
-from snnrun.dataset.base import CorruptData, DataModule
+from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV
 from snnrun.metric import watch_potentials, watch_spikes
@@ -43,8 +45,14 @@ from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
 from snnrun.rule import Rule
+from snnrun.whole import whole
 
 log = logging.getLogger("snnrun")
+
+ONLY_LAST = (
+    "The network of the last epoch is whole: snnrun eval {folder} ckpt=last. That of the best epoch has to be trained"
+    " again: snnrun rerun {folder}"
+)
 
 
 @dataclass
@@ -184,7 +192,7 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
 
     - `run`: what to run and where.
     - `bar`: show a progress bar.
-    - `resume`: go on from `last.ckpt`, if there is one.
+    - `resume`: go on from the last checkpoint, if there is one.
     """
     started = time.perf_counter()
     kept = run.cfg.keep_memory and keep_freed_memory()
@@ -193,31 +201,36 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     trainer = make_trainer(run, learner, data, bar=bar)
     for part in run.folder.rglob(".*.part"):  # of a killed process
         part.unlink()
-    last = run.checkpoints / "last.ckpt"
-    resume = resume and last.exists()
-    rewind(trainer, last if resume else None)
-    if run.cfg.get("start") and not resume:
+    start, step = (resume and recover(run.checkpoints)) or (None, -1)
+    rewind(trainer, step)
+    if run.cfg.get("start") and not start:
         begin_with(learner, Path(run.cfg.start).expanduser())
     if trainer.is_global_zero:
         for line in result.header(run, data, learner, trainer):
             log.info(line)
+    learner.began = started
     trainer.fit(
-        learner, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True
+        learner, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True
     )
     fitted = time.perf_counter()
 
-    chosen = run.checkpoints / ("best.ckpt" if data.validates else "last.ckpt")
+    chosen = run.checkpoints / BEST
+    chooses = data.validates and learner.chosen_from < len(learner.history)
+    try:
+        best = read(chosen) if chooses else None
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{error} {ONLY_LAST.format(folder=run.folder)}") from error
     picture = run.folder / "snapshot.npz"
-    best = data.validates and learner.chosen_from < len(learner.history)
     tests = {}
     if run.cfg.test:
-        same = not best or read(chosen)["global_step"] == read(last)["global_step"]
+        same = best is None or best["global_step"] == trainer.global_step
         tests["last"] = test(trainer, learner, data, picture if same else None)
     if run.cfg.test and best:
         load(learner, chosen)
         tests["best_val"] = tests["last"] if same else test(trainer, learner, data, picture)
-    seconds = {"fit": fitted - started, "test": time.perf_counter() - fitted}
-    return result.completed(run, data, learner, trainer, tests, seconds)
+    row = best["snnrun"]["history"][-1] if best else None  # of the very weights that were tested
+    seconds = {"fit": fitted - learner.began, "test": time.perf_counter() - fitted}
+    return result.completed(run, data, learner, trainer, row, tests, seconds)
 
 
 def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> dict[str, Any]:
@@ -285,25 +298,20 @@ def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:
     - `checkpoint`: the file.
     - `fmt`: whose names the weights have; `auto` looks.
 
-    Raises `BadRequest` if the file is of another architecture or no checkpoint, `CorruptData` if it is damaged.
+    Raises `WrongCheckpoint` if the file is of another architecture or no checkpoint, `DamagedCheckpoint`.
     """
-    try:
-        content = read(checkpoint)
-        if "snnrun" not in content or fmt not in ("auto", "snnrun"):
-            return load_weights(learner.net, weights(content, checkpoint), fmt, checkpoint)
-        learner.rule.prepare_load(learner.net, content)
-        load_state(learner, content["state_dict"], checkpoint, "a checkpoint of a run")
-        return "snnrun"
-    except WrongCheckpoint as error:
-        raise BadRequest(str(error)) from error
-    except DamagedCheckpoint as error:
-        raise CorruptData(str(error)) from error
+    content = read(checkpoint)
+    if "snnrun" not in content or fmt not in ("auto", "snnrun"):
+        return load_weights(learner.net, weights(content, checkpoint), fmt, checkpoint)
+    learner.rule.prepare_load(learner.net, content)
+    load_state(learner, content["state_dict"], checkpoint, "a checkpoint of a run")
+    return "snnrun"
 
 
 def begin_with(learner: Learner, start: Path) -> None:
     """Put the weights of a checkpoint, or of the best one in a run's directory, into the network that is trained.
 
-    Raises `BadRequest` if there is none or if it is of another architecture, `CorruptData` if it is damaged.
+    Raises `BadRequest` if there is none or if it is of another architecture, `DamagedCheckpoint`.
     """
     if start.is_dir():
         found = [start / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
@@ -312,8 +320,6 @@ def begin_with(learner: Learner, start: Path) -> None:
         load_weights(learner.net, weights(read(start), start), "auto", start)
     except WrongCheckpoint as error:
         raise BadRequest(f"start={start}: {error}") from error
-    except DamagedCheckpoint as error:
-        raise CorruptData(str(error)) from error
 
 
 def test(
@@ -342,18 +348,15 @@ def test(
         learner.exchange(learner.rule.deploy(trained, calibration()))
         trainer.test(learner, datamodule=data, verbose=False)
         if picture and trainer.is_global_zero:
-            np.savez_compressed(picture, **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
+            with whole(picture, mode="wb") as file:
+                np.savez_compressed(file, **snapshot(learner, data))  # pyright: ignore[reportArgumentType]
         return {**learner.scores, **beside}
     finally:
         learner.net = trained
 
 
-def rewind(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Take rows off the metrics file that lie beyond the checkpoint that training starts from."""
-    try:
-        step = read(checkpoint)["global_step"] if checkpoint else -1
-    except DamagedCheckpoint as error:
-        raise CorruptData(str(error)) from error
+def rewind(trainer: Trainer, step: int) -> None:
+    """Take rows off the metrics file that lie beyond the step that training starts from."""
     for logger in trainer.loggers:
         if isinstance(logger, CSV):
             logger.truncate(step)

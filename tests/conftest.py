@@ -20,7 +20,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 # has imported what every run needs, and forks a process for each command line that it reads
 WARM = """\
-import json, os, signal, sys
+import json, os, signal, sys, time
 import sklearn.datasets, rich.progress, snnrun.run, snnrun.launch
 from snnrun.cli import main
 
@@ -36,7 +36,13 @@ for line in sys.stdin:
         for number, path in enumerate(("/dev/null", order["out"], order["err"])):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOCTTY
             os.dup2(os.open(path, flags), number)
+        exec(order["before"], {})
         main(order["words"])  # raises SystemExit
+    if order["kill"] is not None:
+        end = time.monotonic() + order["kill"]
+        while time.monotonic() < end and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -71,7 +77,8 @@ def snnrun(tmp_path: Path) -> Command:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """Runs `snnrun WORDS...` in a process of its own in the folder `cwd`, without the seconds that imports take.
 
-    With `out`, a path, what is printed goes there, a terminal for example.
+    With `out`, a path, what is printed goes there, a terminal for example. `before` is Python that the process runs
+    first; `kill` are the seconds after which it gets SIGKILL.
     """
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", WARM],  # newer Pythons warn of forks beside threads
@@ -83,7 +90,13 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     scratch = tmp_path_factory.mktemp("warm")
 
     def run(
-        *words: str, cwd: Path, out: str | None = None, timeout: int = 300, **environment: str
+        *words: str,
+        cwd: Path,
+        out: str | None = None,
+        before: str = "",
+        kill: float | None = None,
+        timeout: int = 300,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         assert server.stdin and server.stdout
         files = [scratch / "out", scratch / "err"]
@@ -95,6 +108,8 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
             "out": out or str(files[0]),
             "err": out or str(files[1]),
             "timeout": timeout,
+            "before": before,
+            "kill": kill,
             "environment": {**os.environ, "COLUMNS": "100", **environment},
         }
         print(json.dumps(order), file=server.stdin, flush=True)

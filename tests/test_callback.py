@@ -34,7 +34,7 @@ def test_a_checkpoint_is_written_and_read(tmp_path):
     assert read["epoch"] == 2 and read["w"].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("fails", ["snnrun.callback.torch.save", "snnrun.callback.os.fsync"])
+@pytest.mark.parametrize("fails", ["snnrun.callback.torch.save", "snnrun.whole.os.fsync"])
 def test_a_failure_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, fails):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
@@ -49,6 +49,16 @@ def test_a_failure_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert path.read_bytes() == before and names(tmp_path) == ["last.ckpt"]
+
+
+def test_the_checkpoint_before_the_last_is_kept_and_no_other(tmp_path):
+    read = AtomicCheckpointIO().load_checkpoint
+    for epoch in range(3):
+        for name in ("best", "last"):
+            AtomicCheckpointIO().save_checkpoint({"epoch": epoch}, tmp_path / f"{name}.ckpt")
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    epochs = [read(tmp_path / f"{name}.ckpt")["epoch"] for name in ("best", "last", "previous")]
+    assert epochs == [2, 2, 1]
 
 
 class Evil:
@@ -118,9 +128,12 @@ class Trainer:
         self.saved.append(path.name)
 
 
+LISTENED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
 @pytest.fixture
 def stopper(tmp_path):
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in LISTENED}
     stop, trainer, nothing = StopSafely(tmp_path), Trainer(), SimpleNamespace()
     call: Any = SimpleNamespace(
         fit=lambda: stop.on_fit_start(trainer, nothing),  # pyright: ignore
@@ -146,7 +159,7 @@ def test_nothing_happens_unasked(stopper):
     assert stopper.saved == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", LISTENED)
 def test_stops_between_two_optimiser_steps(stopper, capsys, number):
     signal.raise_signal(number)
     assert capsys.readouterr().err == ("\nStopping after this batch; Ctrl-C again stops at once.\n")

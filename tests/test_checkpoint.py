@@ -3,13 +3,23 @@
 import argparse
 import os
 import pickle
+import random
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from snnrun.checkpoint import DamagedCheckpoint, WrongCheckpoint, load_weights, read, weights
+from snnrun.checkpoint import (
+    DamagedCheckpoint,
+    WrongCheckpoint,
+    load_weights,
+    read,
+    recover,
+    weights,
+)
 from snnrun.model import MLP, Layer, SEWResNet, SpikingResNet
 from snnrun.model.keymap import to_published
 from snnrun.neuron import IF
@@ -130,3 +140,79 @@ def test_files_that_cannot_be_read(tmp_path):
     torch.save(torch.zeros(3), path)
     with pytest.raises(WrongCheckpoint, match="holds a Tensor, not a dict of weights"):
         read(path)
+
+
+# --- damage
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+CONTENT = {
+    "state_dict": {f"net.{i}": torch.arange(20.0).view(4, 5) + i for i in range(3)},
+    "global_step": 7,
+    "snnrun": {"history": [{"epoch": 0, "val/acc": 12.5}]},
+}
+
+
+def damage(content: bytes) -> Iterator[bytes]:
+    """Every byte with a bit that is wrong, and the file cut off at many places."""
+    places = random.Random(0)
+    for i in range(len(content)):
+        yield content[:i] + bytes([content[i] ^ 1 << places.randrange(8)]) + content[i + 1 :]
+    names = content.index(b"PK\1\2")  # the table of contents, in which a bit may mean anything
+    for i in range(names, len(content)):
+        for bit in range(8):
+            yield content[:i] + bytes([content[i] ^ 1 << bit]) + content[i + 1 :]
+    for end in range(0, len(content), 37):
+        yield content[:end]
+
+
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_wrong_bit_is_found_or_means_nothing(stride, tmp_path):
+    torch.save(CONTENT, tmp_path / FILE)
+    found = passed = 0
+    for content in islice(damage((tmp_path / FILE).read_bytes()), 0, None, stride):
+        (tmp_path / FILE).write_bytes(content)
+        try:
+            read_again = read(tmp_path / FILE)
+        except DamagedCheckpoint as error:
+            assert str(error) == f"{tmp_path / FILE} is truncated or damaged. It was left as it is."
+            found += 1
+        except WrongCheckpoint:  # no longer a file of torch's
+            found += 1
+        else:
+            assert same(read_again, CONTENT)
+            passed += 1
+    assert found > passed > 0
+
+
+def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(tmp_path, caplog):
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    assert recover(tmp_path) is None
+    torch.save({**CONTENT, "global_step": 3}, previous)
+    assert recover(tmp_path) == (previous, 3)
+    torch.save(CONTENT, last)
+    assert recover(tmp_path) == (last, 7)
+    assert not caplog.records
+
+    good = last.read_bytes()
+    last.write_bytes(good[:-1])
+    assert recover(tmp_path) == (previous, 3)
+    assert caplog.messages == [
+        f"{last} is truncated or damaged. It is kept as damaged.ckpt; going on from previous.ckpt, step 3."
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.ckpt", "previous.ckpt"]
+    assert (tmp_path / "damaged.ckpt").read_bytes() == good[:-1]
+
+    for path in (last, previous):
+        path.write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint) as error:
+        recover(tmp_path)
+    assert str(error.value) == f"{last} is truncated or damaged. It was left as it is."
+    assert last.exists() and previous.exists()

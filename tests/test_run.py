@@ -18,6 +18,7 @@ from torch import Tensor
 from snnrun import result
 from snnrun.callback import Interrupted
 from snnrun.check import composed, without_hydra
+from snnrun.checkpoint import WrongCheckpoint
 from snnrun.config import BadRequest, Choices, group_defaults
 from snnrun.learner import Learner
 from snnrun.model import layers
@@ -187,6 +188,7 @@ def test_checkpoints_hold_plain_things(done):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
         "best.ckpt",
         "last.ckpt",
+        "previous.ckpt",
     ]
 
 
@@ -551,9 +553,9 @@ def test_what_a_killed_process_left_half_written_goes(tmp_path):
 
 def test_a_checkpoint_that_is_not_there_or_damaged(tmp_path):
     _, learner = build(run_in(tmp_path).cfg)
-    with pytest.raises(BadRequest) as error:
+    with pytest.raises(WrongCheckpoint) as error:
         load(learner, tmp_path / "none.ckpt")
     assert str(error.value) == f"There is no checkpoint {tmp_path / 'none.ckpt'}."
     (tmp_path / "bad.ckpt").write_bytes(b"nothing of the kind")
-    with pytest.raises(BadRequest, match=r"bad.ckpt is no file of tensors and numbers: "):
+    with pytest.raises(WrongCheckpoint, match=r"bad.ckpt is no file of tensors and numbers: "):
         load(learner, tmp_path / "bad.ckpt")

@@ -27,10 +27,14 @@ class CorruptData(ValueError):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises on a bad file into a `CorruptData` that names it."""
+    """Turn whatever a reader raises on a bad or missing file into a `CorruptData` that names it."""
     try:
         yield
-    except (CorruptData, FileNotFoundError, PermissionError):
+    except FileNotFoundError as error:
+        if error.errno is None:  # of a reader that says more
+            raise
+        raise CorruptData(f"{path} is gone. Put it back in its place.") from error
+    except (CorruptData, PermissionError):
         raise
     except (
         OSError,

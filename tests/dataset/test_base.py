@@ -190,5 +190,12 @@ def test_reading_names_the_file_and_lets_others_through():
         "some.bin is truncated or damaged (EOFError: at byte 7). It was left as it is: put a good "
         "copy in its place."
     )
+    with (
+        pytest.raises(CorruptData, match=r"^some\.bin is gone\. Put it back"),
+        reading(Path("some.bin")),
+    ):
+        Path("some.bin").read_bytes()
+    with pytest.raises(FileNotFoundError, match="no classes"), reading(Path("some.bin")):
+        raise FileNotFoundError("no classes")
     with pytest.raises(PermissionError), reading(Path("some.bin")):
         raise PermissionError

@@ -1,0 +1,91 @@
+"""A run that was never stopped, and whether another one ends as it does, bit for bit."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+# everything that has a state of its own: dropout, augmentation by the encoder, schedule, accumulation,
+# average of the weights, a loader process, batch statistics
+CONFIGURATION = (
+    *("model.spec=48-48", "model.dropout=0.2", "encoder=poisson", "neuron=plif"),
+    *("scheduler=one_cycle", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"),
+    *("ema=0.9", "dataset.num_workers=1", "dataset.batch_size=100", "trainer.max_epochs=3"),
+)
+SAME = ("status", "metrics", "selection", "epochs", "steps", "spikes", "ops", "data")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The metrics file without the one column that time decides."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_same_end(one: Path, two: Path) -> None:
+    assert rows(one) == rows(two)
+    for name in ("best", "last"):
+        a, b = checkpoint(one, name), checkpoint(two, name)
+        assert list(a["state_dict"]) == list(b["state_dict"])
+        for key, value in a["state_dict"].items():
+            assert torch.equal(value, b["state_dict"][key]), (name, key)
+        assert a["global_step"] == b["global_step"]
+    first, second = result(one), result(two)
+    for key in SAME:
+        assert first[key] == second[key], key
+    left = {str(path.relative_to(two)) for path in two.rglob("*") if path.is_file()}
+    expected = {str(path.relative_to(one)) for path in one.rglob("*") if path.is_file()}
+    assert left == expected
+
+
+@pytest.fixture(scope="session")
+def words() -> tuple[str, ...]:
+    """What is run: a network in which everything has a state, three epochs."""
+    return CONFIGURATION
+
+
+@pytest.fixture(scope="session")
+def whole(warm, words, tmp_path_factory) -> Path:
+    """The directory of the run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = warm(*words, "hydra.run.dir=run", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def same_end(whole) -> Callable[[Path], None]:
+    """Asserts that a run has ended as the one that was never stopped."""
+    return lambda folder: assert_same_end(whole, folder)
+
+
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mount(tmp_path) -> Iterator[Mount]:
+    """Mounts a small file system in memory, or changes its options."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    def act(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"mounting is not permitted here: {error}")
+        return place
+
+    yield act
+    subprocess.run(["umount", str(place)], check=False, capture_output=True)
