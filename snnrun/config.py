@@ -280,12 +280,17 @@ def parse(overrides: Sequence[str], choices: "Choices | None" = None) -> list[Ov
     - `choices`: where the names are that `glob(*)` stands for.
     """
     loader = ConfigLoaderImpl(choices.path) if choices else None
-    try:
-        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    except HydraException as error:
-        raise BadRequest(
-            f"{_plain(error)}\nSettings are written key=value; `snnrun --help` shows examples."
-        ) from error
+    parser, parsed = OverridesParser.create(config_loader=loader), []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            key, equals, value = word.partition("=")
+            hint = "Settings are written key=value; `snnrun --help` shows examples."
+            if equals and not re.search(r"['\"]", value):
+                hint += f" A value with special characters needs quotes: \"{key}='{value}'\"."
+            raise BadRequest(f"{_plain(error)}\n{hint}") from error
+    return parsed
 
 
 def chosen_options(override: Override) -> list[Any]:

@@ -1,15 +1,21 @@
-"""The metrics file."""
+"""The metrics file, and Weights & Biases where it can be reached."""
 
 import csv
 import io
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from snnrun.config import BadRequest
 from snnrun.whole import whole
+
+log = logging.getLogger("snnrun")
 
 
 class CSV(Logger):
@@ -79,3 +85,62 @@ class CSV(Logger):
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+
+class WandB(WandbLogger):
+    """Weights & Biases. A run that cannot reach it is recorded in its own directory instead, and can be uploaded.
+
+    **Arguments:**
+
+    - `save_dir`: the folder of the record.
+    - `project`, `name`, `id`, `group`, `tags`: what the run is called there, and where it is listed.
+    - `offline`: record it in the folder only; no account is needed.
+    - `log_model`: upload checkpoints, too.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "snnrun",
+        name: str | None = None,
+        id: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        offline: bool = False,
+        log_model: bool = False,
+    ):
+        from wandb import Settings
+
+        super().__init__(
+            save_dir=save_dir,
+            project=project,
+            name=name,
+            id=id,
+            group=group,
+            tags=list(tags),
+            offline=offline,
+            log_model=log_model,
+            settings=Settings(finish_timeout=600),  # at the end of the run the network may be gone
+        )
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, W&B warns of it
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The run as W&B has it. Raises `BadRequest` if there is no account."""
+        from wandb.errors import AuthenticationError, CommError, UsageError
+
+        try:
+            return super().experiment
+        except (AuthenticationError, UsageError) as error:
+            raise BadRequest(
+                f"logger=wandb: {error} Or record the run without an account: logger.wandb.offline=true."
+            ) from error
+        except CommError as error:
+            reason = str(error).partition("\n")[0]
+            log.warning(
+                f"warning: W&B cannot be reached ({reason}). The run is recorded in {self.save_dir}/wandb;"
+                " upload it later with: wandb sync."
+            )
+            self._wandb_init["mode"] = "offline"
+            return super().experiment

@@ -27,6 +27,7 @@ from snnrun.callback import (
 )
 from snnrun.checkpoint import (
     BEST,
+    LAST,
     DamagedCheckpoint,
     Format,
     WrongCheckpoint,
@@ -213,6 +214,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
         learner, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True
     )
     fitted = time.perf_counter()
+    if (last := run.checkpoints / LAST).exists():  # of averaged weights the average, trained or not
+        load(learner, last)
 
     chosen = run.checkpoints / BEST
     chooses = data.validates and learner.chosen_from < len(learner.history)
@@ -327,6 +330,8 @@ def test(
 ) -> dict[str, float]:
     """Scores on the test split, of the network that the rule deploys; where an ANN stands beside it, also of that.
 
+    Random numbers begin with the run's seed, so that a test does not hang on what was drawn before it.
+
     **Arguments:**
 
     - `trainer`, `learner`, `data`: the parts of a run.
@@ -338,6 +343,7 @@ def test(
         return (learner.prepare(x, train=False) for x, _, _ in data.loader("train"))
 
     encoded = (learner.encoder(x.to(learner.device)) for x in calibration())
+    seed_everything(data.seed, workers=True, verbose=False)
     try:
         if ann := learner.rule.ann(trained, encoded):
             learner.exchange(ann)

@@ -39,7 +39,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "dataset.imagenet": ({"dataset"}, {*LIGHTNING, "numpy", "torchvision", "PIL"}),
     "dataset.events": ({"dataset"}, {*LIGHTNING, "numpy", "tonic", "h5py"}),
     "task": ({"metric"}, LIGHTNING),
-    "logger": ({"whole"}, LIGHTNING),
+    "logger": ({"config", "whole"}, {*LIGHTNING, "wandb"}),
     "learner": ({*NETWORK, "rule", "metric", "seed", "task", "checkpoint"}, LIGHTNING),
     "callback": ({"learner", "neuron", "model.layers", "checkpoint", "whole"}, LIGHTNING),
     "source": (set(), set()),

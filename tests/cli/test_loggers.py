@@ -45,6 +45,23 @@ def test_wandb_offline_needs_no_account_and_gets_a_record_for_each_run(warm, alo
     assert not (alone / "wandb").exists()
 
 
+def test_without_an_account_or_a_way_out(warm, alone):
+    done = warm("logger=wandb", *SHORT, "hydra.run.dir=run", cwd=alone)
+    assert done.stdout.splitlines()[-1].startswith("logger=wandb: No API key configured. ")
+    assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (2, False)
+    assert status(alone / "run") == "failed"
+    words = ("logger=[csv,wandb]", *SHORT, "hydra.run.dir=lost")
+    done = warm(*words, cwd=alone, WANDB_API_KEY="0" * 40, WANDB_INIT_TIMEOUT="2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("warning: W&B ")]
+    assert told.startswith("warning: W&B cannot be reached (")
+    assert told.endswith(
+        f"). The run is recorded in {alone}/lost/wandb; upload it later with: wandb sync."
+    )
+    assert b"val/acc" in only(alone / "lost", "wandb/offline-run-*/run-*.wandb")
+    assert "anonymous" not in done.stdout + done.stderr
+
+
 def test_several_loggers_at_once(warm, tmp_path):
     done = warm("logger=[csv,tensorboard]", *SHORT, "hydra.run.dir=run", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

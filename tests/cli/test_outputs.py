@@ -115,9 +115,9 @@ def test_a_disk_that_fills_up_keeps_what_was_finished_and_resume_goes_on(
     done = warm("trainer.max_epochs=2", "hydra.run.dir=mounted/run", cwd=tmp_path)
     message = (
         f"Cannot write to {folder}: No space left on device. {ELSEWHERE}"
-        f" What was finished is kept; make room, then: snnrun resume {folder}"
+        f"\nWhat was finished is kept. Go on with: snnrun resume {folder}"
     )
-    assert done.stdout.splitlines()[-1] == message
+    assert done.stdout.endswith(f"\n{message}\n")
     assert (done.returncode, done.stderr) == (1, "")
     failed = result(folder)
     assert (failed["status"], failed["error"], failed["metrics"]) == ("failed", message, {})

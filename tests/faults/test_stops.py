@@ -1,0 +1,132 @@
+"""What a batch system sends, a checkpoint that was damaged afterwards, and a process that is there already."""
+
+import os
+import platform
+import shutil
+import signal
+
+import pytest
+
+from snnrun.lock import lock, unlock
+
+# sends itself a signal when METHOD of CLASS is called for the N-th time
+SIGNAL = """\
+import os, signal
+from snnrun.learner import Learner
+from snnrun.callback import AtomicCheckpointIO
+
+method, left = getattr({cls}, {name!r}), [{n}]
+
+def counted(self, *args, **kwargs):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.{signal})
+    return method(self, *args, **kwargs)
+
+setattr({cls}, {name!r}, counted)
+"""
+# as sbatch sets it for one task
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
+
+
+def stop(name: str, n: int, number: str, cls: str = "Learner") -> str:
+    return SIGNAL.format(cls=cls, name=name, n=n, signal=number)
+
+
+@pytest.fixture(scope="module")
+def stopped(warm, words, tmp_path_factory):
+    """A run that Slurm has warned in the third epoch: two epochs are finished, and some batches."""
+    place = tmp_path_factory.mktemp("stopped")
+    before = stop("training_step", 2 * 13 + 4, "SIGUSR1")
+    done = warm(*words, "hydra.run.dir=run", cwd=place, before=before, **SLURM)
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert done.stderr == "\nStopping after this batch; Ctrl-C again stops at once.\n"
+    assert done.stdout.endswith(f"\nInterrupted. Go on with: snnrun resume {place}/run\n")
+    names = sorted(path.name for path in (place / "run" / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    return place / "run"
+
+
+@pytest.fixture
+def folder(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def test_resume_under_slurm_and_the_run_that_is_there_already(folder, warm, same_end, tmp_path):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    lock(folder)
+    try:
+        for words in (("resume", "run"), ("hydra.run.dir=run",)):
+            done = warm(*words, cwd=tmp_path)
+            assert done.stderr == (
+                f"{folder} is in use by process {os.getpid()} on {platform.node()}."
+                " Wait until that has ended, or stop it.\n"
+            )
+            assert (done.returncode, done.stdout) == (2, "")
+    finally:
+        unlock(folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    done = warm("resume", "run", cwd=tmp_path, **SLURM)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    same_end(folder)
+
+
+def test_a_damaged_last_checkpoint_costs_what_was_trained_since_the_one_before(
+    folder, warm, same_end, tmp_path
+):
+    last = folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 4
+    last.write_bytes(content)
+    done = warm("resume", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.splitlines()[0] == (
+        f"{last} is truncated or damaged. It is kept as damaged.ckpt; going on from previous.ckpt, step 14."
+    )
+    kept = folder / "checkpoints" / "damaged.ckpt"
+    assert kept.read_bytes() == content
+    kept.unlink()
+    same_end(folder)
+
+
+def test_a_damaged_best_checkpoint_is_never_reported(folder, warm, tmp_path):
+    """Nothing can replace it; the network of the last epoch can be tested."""
+    best = folder / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:-1000])
+    words = ("resume", "run", "trainer.limit_val_batches=0")  # so that no later epoch is better
+    done = warm(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == (
+        f"{best} is truncated or damaged. It was left as it is. The network of the last epoch is"
+        f" whole: snnrun eval {folder} ckpt=last. That of the best epoch has to be trained again:"
+        f" snnrun rerun {folder}"
+    )
+
+
+# before the first checkpoint, in a validation, while last.ckpt is written, in the test behind the last epoch
+MOMENTS = (
+    ("training_step", 3, "Learner", 130),
+    ("validation_step", 3, "Learner", 130),
+    ("save_checkpoint", 2, "AtomicCheckpointIO", 130),
+    ("test_step", 2, "Learner", -signal.SIGTERM),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "n", "cls", "code"), MOMENTS)
+def test_sigterm_at_moments_that_are_awkward(name, n, cls, code, words, warm, same_end, tmp_path):
+    before = stop(name, n, "SIGTERM", cls)
+    done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=before)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    done = warm("resume", "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    same_end(tmp_path / "run")
