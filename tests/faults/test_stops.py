@@ -33,7 +33,7 @@ SLURM = {
     "SLURM_PROCID": "0",
     "SLURM_LOCALID": "0",
     "SLURM_NODEID": "0",
-    "SLURM_NODELIST": "localhost",
+    "SLURM_NODELIST": "node7",
 }
 
 
