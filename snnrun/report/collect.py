@@ -1,6 +1,7 @@
 """Runs on disk: which there are, what became of them, how their settings differ from a recipe, and their mean."""
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 
 from snnrun.report.stored import LeftOut, Stored
 
+KEPT = (".hydra/config.yaml", "result.json")  # of a run on record
 SELECTIONS = ("best_val", "last", "best_test")
 # settings that change no result: where things are, what is told of them, and which machine computes
 ELSEWHERE = (
@@ -85,11 +87,28 @@ class Found:
         return f"{git['commit'][:10]}{'+' if git.get('dirty') else ''}" if git.get("commit") else ""
 
 
-def runs(folder: Path) -> list[Found]:
-    """The run directories `seed=...` in a folder, by seed and name."""
-    found = [Found(Stored(path)) for path in folder.glob("seed=*") if (path / ".hydra").is_dir()]
-    known = [one for one in found if one.seed is not None]
-    return sorted(known, key=lambda one: (one.seed or 0, one.run.folder.name))
+def runs(folder: Path, record: Path | None = None) -> list[Found]:
+    """The run directories `seed=...` in a folder, by seed and name.
+
+    Where it lacks a completed one of that name, the one on record, made on another machine or since deleted.
+    """
+    found: dict[str, Found] = {}
+    for path in [*folder.glob("seed=*"), *(record.glob("seed=*") if record else ())]:
+        one, rival = Found(Stored(path)), found.get(path.name)
+        if one.seed is None or not (path / ".hydra").is_dir():
+            continue
+        if rival is None or (rival.status != "completed" and one.status == "completed"):
+            found[path.name] = one
+    return sorted(found.values(), key=lambda one: (one.seed or 0, one.run.folder.name))
+
+
+def keep(one: Found, record: Path) -> None:
+    """Put on record what a comparison reads of a run."""
+    for name in KEPT:
+        source, target = one.run.folder / name, record / one.run.folder.name / name
+        if source != target and source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
 
 def flat(content: Any, place: str = "") -> dict[str, Any]:

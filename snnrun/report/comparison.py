@@ -162,16 +162,6 @@ def remarks(
         yield f"reported last epoch {number(row.known['last'])}"
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV written earlier; none if there is none, or one of other columns."""
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            return list(reader) if tuple(reader.fieldnames or ()) == COLUMNS else []
-    except FileNotFoundError:
-        return []
-
-
 def write(path: Path, lines: Sequence[Mapping[str, str]]) -> None:
     """Write a CSV whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -5,10 +5,19 @@ from pathlib import Path
 
 from snnrun.config import BadRequest, cannot_write
 from snnrun.report import table
-from snnrun.report.collect import Found, differences, runs
-from snnrun.report.comparison import line, markdown, read, write
+from snnrun.report.collect import Found, differences, keep, runs
+from snnrun.report.comparison import line, markdown, write
 from snnrun.report.reproduce import run
-from snnrun.report.request import USAGE, Request, plain, recipe, say, stored_config, understood
+from snnrun.report.request import (
+    RESULTS,
+    USAGE,
+    Request,
+    plain,
+    recipe,
+    say,
+    stored_config,
+    understood,
+)
 from snnrun.report.table import Paper, Row
 
 
@@ -64,38 +73,35 @@ def reported(row: Row) -> str:
 
 def completed(asked: Request, paper: Paper, row: Row) -> list[int]:
     """The seeds of a row that were run to the end under its own settings, as far as names tell."""
-    found = runs(asked.root / paper.key / row.name)
+    found = runs(asked.root / paper.key / row.name, asked.record(paper, row))
     named = [one for one in found if "," not in one.run.folder.name]
     return [int(one.seed or 0) for one in named if one.status == "completed"]
 
 
 def compare(asked: Request) -> int:
-    """Write `results/KEY.csv` and `results/KEY.md`, and print the latter."""
+    """Write `results/KEY.csv` and `results/KEY.md`, print the latter, and put completed runs on record."""
     if len(asked.names) != 1:
         raise BadRequest(USAGE.rstrip())
     paper = table.load(asked.choices, asked.names[0])
-    folder = Path("results")
-    old = {entry["row"]: entry for entry in read(folder / f"{paper.key}.csv")}
-    lines, kept = [], []
+    folder = RESULTS
+    lines: list[dict[str, str]] = []
+    done: list[tuple[Found, Path]] = []
     for row in paper.rows.values():
-        found = runs(asked.root / paper.key / row.name)
-        before = old.get(row.name)
-        if before and before["ours_n"] and not any(one.status == "completed" for one in found):
-            lines.append(before)  # of another machine
-            kept.append(row.name)
-            continue
+        record = asked.record(paper, row)
+        found = runs(asked.root / paper.key / row.name, record)
+        done += [(one, record) for one in found if one.status == "completed"]
         lines.append(line(row, *judged(asked, row, found)))
     text = markdown(paper, lines)
     try:
         folder.mkdir(exist_ok=True)
+        for one, record in done:
+            keep(one, record)
         write(folder / f"{paper.key}.csv", lines)
         (folder / f"{paper.key}.md").write_text(text)
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
     print(text, end="")
     say(f"\nWritten: {folder / paper.key}.csv and .md")
-    if kept:
-        say(f"Kept as they stood, for want of runs here: {', '.join(kept)}")
     return 0
 
 

@@ -88,6 +88,12 @@ def planned(asked: Request, paper: Paper, row: Row, seed: int, cfg: Any) -> Job 
         if found.status == "completed":
             print(f"{name}: {outcome(found)}, done before")
             return None
+    kept = Found(Stored(asked.record(paper, row) / folder.name))
+    if kept.status == "completed":
+        config = kept.run.folder / ".hydra" / "config.yaml"
+        if not differences(stored_config(config), plain(cfg)):
+            print(f"{name}: {outcome(kept)}, on record in {kept.run.folder}")
+            return None
 
     def words() -> list[str]:
         if (folder / "checkpoints" / "last.ckpt").is_file():

@@ -15,6 +15,7 @@ from snnrun.config import BadRequest, Choices, file_name
 from snnrun.report.collect import elsewhere
 from snnrun.report.table import Paper, Row
 
+RESULTS = Path("results")
 USAGE = """\
 Usage: snnrun paper list [KEY]
        snnrun paper run KEY [ROW ...] [seeds=1,2,3] [jobs=N] [key=value ...]
@@ -53,6 +54,10 @@ class Request:
     def root(self) -> Path:
         """The folder of all papers' runs."""
         return Path(self.choices.compose(self.places).paths.outputs).resolve() / "papers"
+
+    def record(self, paper: Paper, row: Row) -> Path:
+        """Where the results of a row's completed runs are kept, small enough to be committed."""
+        return RESULTS / "runs" / paper.key / row.name
 
     def folder(self, paper: Paper, row: Row, seed: int) -> Path:
         """The directory of a run: always the same, so that it can be resumed; another one where settings differ."""

@@ -1,5 +1,6 @@
 """A line says what was reported beside what our runs gave, and never more than they give."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from snnrun.report.collect import Found
-from snnrun.report.comparison import COLUMNS, line, markdown, read, write
+from snnrun.report.comparison import COLUMNS, line, markdown, write
 from snnrun.report.stored import Stored
 from snnrun.report.table import Paper, Row
 
@@ -150,16 +151,14 @@ def test_runs_without_the_epoch_that_is_compared(run):
     assert told["within_band"] == "" and told["note"] == "no best_test in the result"
 
 
-def test_written_and_read(tmp_path):
+def test_written_whole(tmp_path):
     path = tmp_path / "table.csv"
-    assert read(path) == []
     lines = [line(replace(ROW, note='a "quoted", note'), [], 1, "")]
     write(path, lines)
-    assert read(path) == lines
+    with path.open(newline="") as file:
+        assert list(csv.DictReader(file)) == lines
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
-    path.write_text("row,other\na,b\n")
-    assert read(path) == []  # of another shape
 
 
 def test_markdown(run):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,7 +240,7 @@ def test_list(asked, made, outcome, capsys):
     assert lines[-1] == "snnrun paper list KEY shows the rows."
 
 
-def test_rows_of_another_machine_are_kept(asked, made, outcome, capsys, tmp_path, monkeypatch):
+def test_rows_of_another_machine_are_kept(asked, made, outcome, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = asked("table")
     config = plain(recipe(one, load(one.choices, "table").rows["small"]))
@@ -248,10 +249,49 @@ def test_rows_of_another_machine_are_kept(asked, made, outcome, capsys, tmp_path
     before = table_of(tmp_path)
     assert (before["small"]["ours_mean"], before["small"]["within_band"]) == ("15.50", "yes")
     elsewhere = understood(["table", *one.flags, f"paths.outputs={tmp_path / 'empty'}"])
-    capsys.readouterr()
     assert paper.compare(elsewhere) == 0
     assert table_of(tmp_path) == before
-    assert "Kept as they stood, for want of runs here: small" in capsys.readouterr().err
+
+
+def test_runs_on_record_count_as_done_and_are_added_to(
+    asked, made, outcome, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    one = asked("table")
+    config = plain(recipe(one, load(one.choices, "table").rows["small"]))
+    made(folder_of(one, 1), config, outcome(last=15.0, best_test=15.5))
+    assert paper.compare(one) == 0
+    kept = tmp_path / "results" / "runs" / "table" / "small" / "seed=1"
+    first = (folder_of(one, 1) / "result.json").read_bytes()
+    assert (kept / "result.json").read_bytes() == first and (kept / ".hydra/config.yaml").is_file()
+
+    shutil.rmtree(folder_of(one, 1))
+    assert plan(one, seed=1) is None
+    assert f"on record in {kept.relative_to(tmp_path)}" in capsys.readouterr().out
+    assert isinstance(plan(one, seed=2), Job)
+    made(folder_of(one, 2), config, outcome(last=15.0, best_test=16.5))
+    assert paper.compare(one) == 0
+    small = table_of(tmp_path)["small"]
+    assert (small["ours_mean"], small["ours_n"], small["note"]) == ("16.00", "2", "")
+
+    made(folder_of(one, 1), config, {"status": "interrupted"})  # begun again, not finished
+    assert paper.compare(one) == 0 and table_of(tmp_path)["small"] == small
+    assert (kept / "result.json").read_bytes() == first
+
+
+def test_a_run_on_record_with_other_settings_is_run_anew(
+    asked, made, outcome, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    one = asked("table")
+    config = plain(recipe(one, load(one.choices, "table").rows["small"]))
+    config["seed"] = 5  # changes no recipe
+    kept = made(tmp_path / "results/runs/table/small/seed=1", config, outcome(last=15.0))
+    assert plan(one) is None
+    config["optimizer"]["lr"] = 7.0
+    shutil.rmtree(kept)
+    made(kept, config, outcome(last=15.0))
+    assert isinstance(plan(one), Job)
 
 
 def test_a_run_with_other_settings_is_not_judged(asked, made, outcome, tmp_path, monkeypatch):
