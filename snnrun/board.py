@@ -1,6 +1,5 @@
 """What is shown of a sweep while it runs: on a terminal a table that is kept up to date, elsewhere a line a job."""
 
-import csv
 import shlex
 import sys
 import time
@@ -17,9 +16,15 @@ if TYPE_CHECKING:
 
     from snnrun.jobs import Task
 
-COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow"}
+COLOURS = {
+    "running": "cyan",
+    "done": "green",
+    "failed": "red",
+    "interrupted": "yellow",
+    "pruned": "yellow",
+}
 # which rows are shown where not all have room
-ORDER = ("failed", "running", "interrupted", "elsewhere", "done", "queued")
+ORDER = ("failed", "running", "interrupted", "pruned", "elsewhere", "done", "queued")
 
 
 class Board:
@@ -36,7 +41,6 @@ class Board:
         self.total: int | None = None  # if it is not the number of those that are known
         self.live: Live | None = None
         self.drawn = 0.0
-        self.rows: dict[Path, tuple[int, dict[str, str]]] = {}  # size of a metrics file, last row
 
     def show(self, tasks: "Sequence[Task]", resumed: int = 0) -> None:
         """Take up jobs, and say how many there are.
@@ -92,7 +96,8 @@ class Board:
             return
         states = Counter(task.state for task in self.tasks)
         total = self.total or len(self.tasks)
-        place = f"[{total - states['queued'] - states['running']:>{len(str(total))}}/{total}]"
+        done = sum(count for state, count in states.items() if state not in ("queued", "running"))
+        place = f"[{done:>{len(str(total))}}/{total}]"
         self.say("  ".join([place, f"{task.state:<11}", task.name, *self._told(task)]))
         if task.state == "failed":
             for line in task.error.strip().splitlines()[-8:]:
@@ -125,24 +130,11 @@ class Board:
 
     def _scores(self, task: "Task") -> dict[str, float]:
         """The accuracies of a job: of its result, or so far."""
-        found: Any = task.result.get("metrics") if task.state == "done" else self.latest(task)
+        found: Any = task.result.get("metrics") if task.state == "done" else latest(task)
         scores = {split: (found or {}).get(f"{split}/acc") for split in ("train", "val", "test")}
         if scores["val"] not in (None, ""):
             scores["train"] = None
         return {split: float(score) for split, score in scores.items() if score not in (None, "")}
-
-    def latest(self, task: "Task") -> dict[str, str]:
-        """The last row of a job's metrics file, which is read when it has grown."""
-        path = task.folder / "metrics.csv"
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return {}
-        before, row = self.rows.get(path, (-1, {}))
-        if size != before:
-            row = last_row(path)
-            self.rows[path] = size, row
-        return row
 
     def table(self, console: "Console") -> "Table":
         """The jobs, as many as a terminal has room for."""
@@ -167,7 +159,7 @@ class Board:
         """How far a job has come."""
         if task.cfg is None:
             return ""
-        row = self.latest(task)
+        row = latest(task)
         done = int(row["epoch"]) + 1 if row.get("epoch", "").isdigit() else 0
         return f"{done}/{task.cfg.trainer.max_epochs}"
 
@@ -179,6 +171,12 @@ def plain(name: str) -> str:
     return escape(name)
 
 
+def latest(task: "Task") -> dict[str, str]:
+    """The last row of a job's metrics file; empty while there is none."""
+    rows = task.rows()
+    return rows[-1] if rows else {}
+
+
 def clock(task: "Task") -> str:
     """For how long a job has run, or ran."""
     if task.job is None or not task.job.started:
@@ -187,13 +185,3 @@ def clock(task: "Task") -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def last_row(path: Path) -> dict[str, str]:
-    """The last whole row of a metrics file, by column."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return {}
-    first, *rows = text[: text.rfind("\n") + 1].splitlines() or [""]
-    return dict(zip(*csv.reader([first, rows[-1]]), strict=False)) if rows else {}

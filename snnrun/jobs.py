@@ -1,5 +1,6 @@
 """The jobs of a sweep: what is done of them, and doing the rest, each a run in a process of its own."""
 
+import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Settings:
                 raise BadRequest(f"hydra.launcher.{name} must be at least 1, got {value}.")
 
 
-State = Literal["queued", "running", "done", "failed", "interrupted", "elsewhere"]
+State = Literal["queued", "running", "done", "failed", "interrupted", "pruned", "elsewhere"]
 
 
 @dataclass(eq=False)
@@ -81,6 +82,7 @@ class Task:
     error: str = ""
     cfg: DictConfig | None = field(default=None, repr=False)
     job: pool.Job | None = field(default=None, repr=False)
+    read: tuple[int, list[dict[str, str]]] = field(default=(0, []), repr=False)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -102,6 +104,19 @@ class Task:
     def resumable(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return (self.folder / "checkpoints" / "last.ckpt").is_file()
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of its metrics file, an epoch each, which is read when it has another size."""
+        path = self.folder / "metrics.csv"
+        try:
+            size = path.stat().st_size
+            if size != self.read[0]:
+                text = path.read_text(errors="replace")
+                whole = text[: text.rfind("\n") + 1]  # a row may be about to be written
+                self.read = size, list(csv.DictReader(whole.splitlines()))
+        except OSError:
+            return []
+        return self.read[1]
 
     def conclude(self, job: pool.Job) -> None:
         """Say what became of it."""
@@ -139,6 +154,7 @@ class Sweep:
         self.folder = Path(master.hydra.sweep.dir).resolve()
         self.choices = Choices.along(loader.get_search_path())
         self.words = sweep_words(master, list(master.hydra.overrides.task))
+        self.name = sweep_name([*self.words, *master.hydra.overrides.hydra])
         self.keys = varied(self.words)
         self.board = Board(self.folder)
 
@@ -187,8 +203,8 @@ class Sweep:
 
         Raises `BadRequest` if it is another one's, or if runs in it have other settings than they would have now.
         """
-        name, before, now = sweep_name(self.words), recorded(self.folder), fingerprint(self.choices)
-        if before.get("sweep", name) != name:
+        before, now = recorded(self.folder), fingerprint(self.choices)
+        if before.get("sweep", self.name) != self.name:
             raise BadRequest(
                 f"{self.folder} holds another sweep: {before['sweep']}. Choose another hydra.sweep.dir."
             )
@@ -205,7 +221,7 @@ class Sweep:
                 + "\nMove them away, or choose another hydra.sweep.dir."
             )
         typed = [*self.master.hydra.overrides.hydra, *self.master.hydra.overrides.task]
-        remember(self.folder, name, [o for o in typed if key_of(o) != "hydra.sweep.dir"], now)
+        remember(self.folder, self.name, [o for o in typed if key_of(o) != "hydra.sweep.dir"], now)
 
     def changes(self, task: Task, *, whole: bool) -> list[str]:
         """What a run that is there has otherwise than it would have now, in words.
@@ -297,8 +313,8 @@ class Sweep:
             conclude(task)
 
         def conclude(task: Task) -> None:
-            self.board.ended(task)
             ended(task)
+            self.board.ended(task)
             if task.state == "failed" and self.settings.on_error == "stop" and not runner.asked:
                 runner.stop()
 

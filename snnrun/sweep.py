@@ -30,6 +30,9 @@ RECORD = "sweep.yaml"
 ORCHESTRATION = ("hydra.launcher", "hydra/launcher", "hydra.mode", "hydra.verbose", "hydra.run.")
 ORCHESTRATION += ("hydra.sweep.", "hydra.sweeper.n_trials", "hydra.searchpath", "hydra/job_logging")
 
+# takes the place of Hydra's own sweeper; were it a default, no configuration could choose another one
+GRID = "hydra/sweeper=grid"
+
 Run = Callable[[DictConfig], object]
 
 # what the jobs of a sweep may build that is resumed from its record; None for what was typed
@@ -51,7 +54,9 @@ def key_of(word: str) -> str:
 def changes_results(word: str) -> bool:
     """Whether an override makes another run of a run."""
     key = key_of(word)
-    return not key.startswith(ORCHESTRATION) and (key == "seed" or not elsewhere(key))
+    if key.startswith(ORCHESTRATION) or word == GRID:
+        return False
+    return key == "seed" or not elsewhere(key)
 
 
 def varied(words: Sequence[str]) -> list[str]:
@@ -149,10 +154,13 @@ def start(choices: Choices, overrides: list[str], run: Run) -> int:
     runner = {key: master.hydra[key] for key in ("launcher", "sweeper")}
     if problems := check_types(OmegaConf.create({"hydra": runner})):
         raise BadRequest("\n".join(problems))
+    name = sweep_name([*words, *(o for o in overrides if key_of(o).startswith("hydra"))])
     folder = Path(master.hydra.sweep.dir).resolve()
     if not any(key_of(o) == "hydra.sweep.dir" for o in overrides):
-        folder = Path(master.paths.outputs).resolve() / "sweeps" / file_name(sweep_name(words))
+        folder = Path(master.paths.outputs).resolve() / "sweeps" / file_name(name)
     others = [o for o in overrides if key_of(o) != "hydra.sweep.dir"]
+    if master.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        others.append(GRID)
     try:
         through_hydra(choices, [*others, f"hydra.sweep.dir={quoted(folder)}"], run)
     except JobsFailed:
@@ -195,7 +203,11 @@ def resume(folder: Path, choices: Choices, changes: list[str], run: Run) -> int:
             raise BadRequest(
                 f"{word}: a sweep is resumed as it was. For other runs type another sweep."
             )
-    requests = [[w for w in words if safe(folder, w)] for words in recorded(folder)["requests"]]
+    given = {key_of(word) for word in changes}
+    requests = [
+        [word for word in words if key_of(word) not in given and safe(folder, word)]
+        for words in recorded(folder)["requests"]
+    ]
     token = ALLOWED.set(choices.targets())
     codes = [0]
     try:

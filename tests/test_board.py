@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from snnrun.board import Board, clock, last_row
+from snnrun.board import Board, clock
 from snnrun.jobs import Task
 from snnrun.pool import Job
 
@@ -87,18 +87,6 @@ def test_what_matters_most_is_shown_where_not_all_have_room(tasks, tmp_path):
     lines = shown(board, 8)
     assert [line.split()[0] for line in lines[1:3]] == ["seed=1,dataset=[a]", "seed=2,dataset=[a]"]
     assert len(lines) == 4
-
-
-def test_a_metrics_file_is_read_when_it_has_grown(tasks, tmp_path, monkeypatch):
-    board, task = Board(tmp_path), tasks[1]
-    assert board.latest(task)["val/acc"] == "21.5"
-    monkeypatch.setattr("snnrun.board.last_row", lambda path: pytest.fail("read again"))
-    assert board.latest(task)["epoch"] == "1"
-    monkeypatch.undo()
-    with (task.folder / "metrics.csv").open("a") as file:
-        file.write("1.0,22.5\n")
-    assert board.latest(task)["val/acc"] == "22.5"
-    assert last_row(tmp_path / "none.csv") == {} and board.latest(tasks[3]) == {}
 
 
 def test_time_as_people_read_it(tasks):

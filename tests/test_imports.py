@@ -70,6 +70,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         | {"report.collect", "report.stored"},
         {*HYDRA, "yaml"},
     ),
+    "search": ({"check", "config", "jobs", "sweep"}, {*HYDRA, "optuna"}),
     "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
     "report": ({"config", "pool", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
     "report.request": ({"check", "config"}, {"omegaconf"}),

@@ -54,3 +54,17 @@ def test_what_became_of_a_job(tmp_path, result, fields, state, error):
 )
 def test_how_many_gpus_a_run_is_handed(trainer, wanted):
     assert wanted_gpus(OmegaConf.create(trainer)) == wanted
+
+
+def test_a_metrics_file_is_read_when_it_has_grown(tmp_path, monkeypatch):
+    task = Task(0, "seed=1", [], tmp_path)
+    assert task.rows() == []
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,val/acc\n0,20.0\n1,2")
+    assert task.rows() == [{"epoch": "0", "val/acc": "20.0"}]  # a row is being written
+    monkeypatch.setattr(type(path), "read_text", lambda *a, **k: pytest.fail("read again"))
+    assert len(task.rows()) == 1
+    monkeypatch.undo()
+    with path.open("a") as file:
+        file.write("1.5\n")
+    assert task.rows()[-1] == {"epoch": "1", "val/acc": "21.5"}

@@ -32,7 +32,7 @@ class ProcessLauncher(Launcher):
         from snnrun.jobs import Settings, Sweep
 
         settings = Settings(*self.settings)
-        self.sweep: Sweep = Sweep(config, hydra_context.config_loader, settings)
+        self.sweep = Sweep(config, hydra_context.config_loader, settings)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -74,7 +74,9 @@ def short(words: list[str]) -> list[str]:
     many = 2 if words[:1] == ["paper"] else 1
     verb = " ".join(words[:many]) if re.fullmatch(r"[a-z]+", words[0] if words else "") else ""
     if "-m" in words:
-        return [*words, *SHORT, "hydra.sweep.dir=SWEEP", "hydra.launcher.jobs=2"]
+        search = any(word.startswith("hparams_search=") for word in words)
+        more = ["hydra.sweeper.n_trials=2"] if search else ["hydra.sweep.dir=SWEEP"]
+        return [*words, *SHORT, *more, "hydra.launcher.jobs=2"]
     if verb in TRAINING:
         return [*words, *TRAINING[verb]]
     if verb not in AS_IT_STANDS:

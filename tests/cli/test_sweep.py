@@ -209,3 +209,26 @@ def test_runs_with_other_settings_are_not_taken_for_done(snnrun, tmp_path):
     assert code == 2 and err.startswith(f"{folder} holds another sweep: seed,dataset.batch_size=")
     code, _, err = snnrun("resume", "here")  # whose parts are not on the search path now
     assert code == 2 and err.startswith("neuron=my_lif: there is no such neuron.")
+
+
+def test_a_search_whose_trials_are_jobs(snnrun, tmp_path):
+    pytest.importorskip("optuna")
+    words = ("-m", "hparams_search=accuracy_and_operations", "trainer.max_epochs=1", *SMALL)
+    words += ("hydra.sweep.dir=here",)
+    code, lines, err = snnrun(*words, "hydra.sweeper.n_trials=2")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "here"
+    assert lines[:2] == [f"sweep     {folder}", "trials    2: 2 to run"]
+    assert "2 of 2 trials: 2 done" in lines
+    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    assert [run.name.split(",")[0] for run in runs] == ["000", "001"]
+    for run in runs:
+        result = json.loads((run / "result.json").read_text())
+        assert "ac" in result["ops"] and not any("test" in key for key in result["metrics"])
+    assert (folder / "pareto.csv").read_text().startswith("trial,state,val/acc,ops.ac,")
+    code, lines, _ = snnrun("resume", "here", "hydra.sweeper.n_trials=3")
+    assert code == 0 and lines[1] == "trials    3: 2 done before, 1 to run"
+    code, _, err = snnrun("-m", "hparams_search=lif", "hydra/launcher=basic")
+    assert code == 2 and err.startswith("hydra/sweeper=optuna runs its jobs by")
+    code, _, err = snnrun(*words, "hydra.sweeper.sampler=tpa")
+    assert code == 2 and err.startswith("hydra.sweeper.sampler must be")
