@@ -52,7 +52,7 @@ class Settings:
     n_trials: int | None
     sampler: Literal["tpe", "random", "grid", "cmaes"]
     seed: int | None
-    objectives: Mapping[str, Literal["maximize", "minimize"]]
+    objectives: Mapping[str, str]
     pruner: Literal["none", "median", "hyperband"]
     prune_after: int
     storage: Literal["journal", "sqlite"]
