@@ -26,6 +26,7 @@ try:
         FloatDistribution,
         IntDistribution,
     )
+    from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial, Trial, TrialState
 except ImportError as error:
     raise BadRequest("hydra/sweeper=optuna needs Optuna: pip install 'snnrun[optuna]'.") from error
@@ -43,7 +44,8 @@ class Settings:
     - `n_trials`: how many trials there are to be in all, those of earlier calls included; None: the whole grid.
     - `sampler`: what proposes values.
     - `seed`: of the sampler.
-    - `objectives`: numbers of `result.json` (a metric, or keys joined by dots), each to be maximised or minimised.
+    - `objectives`: numbers of `result.json`: a metric, or keys joined by dots.
+    - `directions`: whether to maximize or to minimize each.
     - `pruner`: what stops trials that lag behind the others.
     - `prune_after`: for how many epochs none is stopped.
     - `storage`: what remembers the trials: a journal file, or a SQLite data base.
@@ -52,7 +54,8 @@ class Settings:
     n_trials: int | None
     sampler: Literal["tpe", "random", "grid", "cmaes"]
     seed: int | None
-    objectives: Mapping[str, str]
+    objectives: Sequence[str]
+    directions: Sequence[str]
     pruner: Literal["none", "median", "hyperband"]
     prune_after: int
     storage: Literal["journal", "sqlite"]
@@ -66,14 +69,18 @@ class Settings:
             raise BadRequest(
                 f"hydra.sweeper.prune_after must be 0 or more, got {self.prune_after}."
             )
-        if not self.objectives:
-            raise BadRequest("hydra.sweeper.objectives names nothing, as in {val/acc: maximize}.")
-        for name, direction in self.objectives.items():
+        if not self.objectives or len(self.objectives) != len(self.directions):
+            raise BadRequest(
+                "hydra.sweeper.objectives and directions must be lists of the same length, got"
+                f" {', '.join(self.objectives)} and {', '.join(self.directions)}."
+            )
+        for name in self.objectives:
             if name.startswith("test/"):
                 raise BadRequest(f"{name} is no objective: nothing is chosen by test data.")
+        for direction in self.directions:
             if direction not in ("maximize", "minimize"):
                 raise BadRequest(
-                    f"hydra.sweeper.objectives: {name} must be maximize or minimize, got {direction}."
+                    f"hydra.sweeper.directions must be maximize or minimize, got {direction}."
                 )
         if self.pruner != "none" and len(self.objectives) > 1:
             raise BadRequest(
@@ -183,10 +190,10 @@ class Search:
     def open(self) -> optuna.Study:
         """The study in the sweep's directory, begun or gone on with. Raises `BadRequest`."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        directions = list(self.settings.objectives.values())
+        directions = [StudyDirection[d.upper()] for d in self.settings.directions]
         storage = self._storage()
         before = {s.study_name: s for s in optuna.get_all_study_summaries(storage)}.get("search")
-        if before and [d.name.lower() for d in before.directions] != directions:
+        if before and before.directions != directions:
             raise BadRequest(
                 f"{self.folder} holds a search with other objectives. Choose another hydra.sweep.dir."
             )

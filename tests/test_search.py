@@ -28,11 +28,13 @@ DEFAULT: dict[str, Any] = {
     "n_trials": 12,
     "sampler": "random",
     "seed": 0,
-    "objectives": {"val/acc": "maximize"},
+    "objectives": ["val/acc"],
+    "directions": ["maximize"],
     "pruner": "none",
     "prune_after": 1,
     "storage": "journal",
 }
+BOTH = {"objectives": ["val/acc", "ops.ac"], "directions": ["maximize", "minimize"]}
 SPACE = ("x=interval(0,1)", "y=tag(log,int(interval(1,64)))", "z=a,b")
 
 
@@ -163,13 +165,12 @@ def test_numbers_of_a_result():
     [
         ({"n_trials": None}, "n_trials=null means the whole grid"),
         ({"n_trials": 0}, "n_trials must be at least 1"),
-        ({"objectives": {"test/acc": "maximize"}}, "nothing is chosen by test data"),
-        ({"objectives": {}}, "objectives names nothing"),
-        ({"objectives": {"val/acc": "up"}}, "must be maximize or minimize, got up"),
-        (
-            {"objectives": {"val/acc": "maximize", "ops.ac": "minimize"}, "pruner": "median"},
-            "pruner=median takes one objective, not 2",
-        ),
+        ({"objectives": ["test/acc"]}, "nothing is chosen by test data"),
+        ({"objectives": []}, "must be lists of the same length"),
+        ({"objectives": ["val/acc", "ops.ac"]}, "must be lists of the same length"),
+        ({"directions": ["up"]}, "must be maximize or minimize, got up"),
+        ({**BOTH, "pruner": "median"}, "pruner=median takes one objective, not 2"),
+        ({**BOTH, "sampler": "cmaes"}, "sampler=cmaes takes one objective"),
         ({"prune_after": -1}, "prune_after must be 0 or more"),
     ],
 )
@@ -280,8 +281,7 @@ def test_epochs_are_told_once_though_a_trial_was_interrupted(search):
 
 
 def test_the_front_of_two_objectives(search, tmp_path, capsys):
-    aims = {"val/acc": "maximize", "ops.ac": "minimize"}
-    one = search(sampler="tpe", objectives=aims, n_trials=20)
+    one = search(sampler="tpe", n_trials=20, **BOTH)
     one.run()
     points = {task.number: (peak(task), value(task)["x"]) for task in ran(one)}
     front = {
@@ -296,7 +296,7 @@ def test_the_front_of_two_objectives(search, tmp_path, capsys):
 
 
 def test_a_result_without_the_objective_is_a_failure(search, tmp_path):
-    one = search(objectives={"spikes.rate": "minimize"}, n_trials=2)
+    one = search(objectives=["spikes.rate"], directions=["minimize"], n_trials=2)
     with pytest.raises(JobsFailed):
         one.run()
     assert [row["state"] for row in table(tmp_path / "trials.csv")] == ["fail", "fail"]
@@ -306,6 +306,6 @@ def test_a_result_without_the_objective_is_a_failure(search, tmp_path):
 def test_another_search_in_the_same_directory(search):
     search(n_trials=1).run()
     with pytest.raises(BadRequest, match="holds a search with other objectives"):
-        search(objectives={"val/loss": "minimize"}).run()
+        search(directions=["minimize"]).run()
     with pytest.raises(BadRequest, match="holds a search of another space"):
         search("x=interval(0,2)", *SPACE[1:]).run()

@@ -1,5 +1,6 @@
 """Values that Optuna proposes."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from hydra.core.plugins import Plugins
@@ -16,14 +17,15 @@ class OptunaSweeper(Sweeper):
         n_trials: int | None = 50,
         sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe",
         seed: int | None = 0,
-        objectives: dict[str, str] | None = None,
+        objectives: Sequence[str] = ("val/acc",),
+        directions: Sequence[str] = ("maximize",),
         pruner: Literal["none", "median", "hyperband"] = "none",
         prune_after: int = 1,
         storage: Literal["journal", "sqlite"] = "journal",
         params: dict[str, str] | None = None,
     ):
-        objectives = dict(objectives or {"val/acc": "maximize"})
-        self.settings = (n_trials, sampler, seed, objectives, pruner, prune_after, storage)
+        aims = (list(objectives), list(directions))
+        self.settings = (n_trials, sampler, seed, *aims, pruner, prune_after, storage)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
