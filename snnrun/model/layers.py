@@ -72,6 +72,13 @@ class Layer(nn.Module):
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
+        current = self.current(x)
+        return (
+            self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
+        )
+
+    def current(self, x: Tensor) -> Tensor:
+        """What the neurons are fed: `(T, B, ...)` through synapse and norm."""
         norm = self.norm
         if isinstance(self.synapse, nn.Identity):
             current = x
@@ -81,11 +88,7 @@ class Layer(nn.Module):
             current, norm = over_time(folded, x), None
         else:
             current = over_time(self.synapse, x)
-        if norm is not None:
-            current = norm(current)
-        return (
-            self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
-        )
+        return current if norm is None else norm(current)
 
     def _loop(self, current: Tensor, recurrent: nn.Module) -> Tensor:
         assert isinstance(self.neuron, Neuron)

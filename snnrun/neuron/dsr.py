@@ -84,12 +84,12 @@ class Clamping(Neuron):
         """Where an average input lies on the linear part of the clamp, and where above it."""
         top = self.threshold.clamp(min=self.bound) * self.tau / self.unit
         if self.closed:
-            return (average >= 0) & (average <= top), average > top
-        return (average > 0) & (average < top), average > top
+            return (average >= 0).logical_and_(average <= top), average > top
+        return (average > 0).logical_and_(average < top), average > top
 
 
 class DSRIF(Clamping):
-    r"""Integrate-and-fire neuron of DSR: spikes as large as its threshold, which is learned, and fired below it.
+    r"""Integrate-and-fire neuron of DSR: spikes as large as its learned threshold, fired below it.
 
     $$h_t = m_{t-1} + x_t, \quad s_t = H(h_t - \alpha V), \quad m_t = h_t - V s_t, \quad o_t = V s_t; \qquad
       \bar o \approx \mathrm{clamp}(\bar x, 0, V)$$
@@ -124,7 +124,7 @@ class DSRIF(Clamping):
 
 
 class DSRLIF(Clamping):
-    r"""Leaky integrate-and-fire neuron of DSR: spikes as large as its threshold, which is learned, over the step.
+    r"""Leaky integrate-and-fire neuron of DSR: spikes as large as its learned threshold over the length of a step.
 
     $$h_t = \beta m_{t-1} + (1 - \beta) x_t, \quad s_t = H(h_t - \alpha V), \quad m_t = h_t - V s_t, \quad
       o_t = V s_t / \Delta; \qquad \bar o \approx \mathrm{clamp}(\bar x / \tau, 0, V / \Delta)$$
