@@ -61,6 +61,12 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
 class Checkpoint(ModelCheckpoint):
     """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, but not in an epoch that has no score (`trainer.check_val_every_n_epoch`)."""
+        assert isinstance(pl_module, Learner)
+        if self.monitor is None or self.monitor in pl_module.history[-1]:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether this epoch is the best; never one whose network a rule has just made another one."""
         learner = trainer.lightning_module

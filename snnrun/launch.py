@@ -113,20 +113,28 @@ def refuse(message: str) -> None:
 
 
 def run_folder(cfg: DictConfig, overrides: list[str]) -> Path:
-    """The directory of a new run, created. One that the user named is taken as it is unless it holds a run."""
-    folder = Path(cfg.hydra.run.dir)
-    if not any(o.startswith("hydra.run.dir=") for o in overrides):
-        folder = claim(folder)
-        make_room(folder)
-        keep_others_out(folder)
-        return folder.resolve()
+    """The directory of a new run, created and locked. One that the user named is taken unless it holds a run."""
+    named = any(o.startswith("hydra.run.dir=") for o in overrides)
+    return (taken if named else fresh)(Path(cfg.hydra.run.dir))
+
+
+def fresh(folder: Path) -> Path:
+    """A directory that was not there before, of this name or numbered, for this process alone."""
+    folder = claim(folder)
+    make_room(folder)
+    keep_others_out(folder)
+    return folder.resolve()
+
+
+def taken(folder: Path) -> Path:
+    """This very directory, for this process alone. Raises `BadRequest` if it holds a run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
     make_room(folder)
     keep_others_out(folder)
-    # what Hydra writes last, before the run begins
+    # what is written last, before the run begins
     words = folder / ".hydra" / "overrides.yaml"
     if words.exists() and words.stat().st_size:
         unlock(folder)
@@ -177,12 +185,32 @@ def resume(words: list[str]) -> int:
 
 
 def rerun(words: list[str]) -> int:
-    """The verb: the same configuration, changed only as asked for, in a new directory."""
-    run, changes = stored(words, "rerun")
-    name = "_".join(str(run.parts.get(group)) for group in ("model", "rule", "dataset"))
-    run.folder = claim(run.folder.parent / f"{timestamp()}_{name}").resolve()
+    """The verb: the same configuration, changed only as asked for, in a new directory.
+
+    It is beside the old one, or where `paths.outputs` or `hydra.run.dir` say.
+    """
+    places = [w for w in words if w.startswith("hydra.run.dir=")]
+    run, changes = stored([w for w in words if w not in places], "rerun")
+    if places:
+        run.folder = taken(place(run.cfg, places[-1]))
+    else:
+        moved = any(o.startswith("paths.outputs=") for o in changes)
+        outputs = Path(run.cfg.paths.outputs) if moved else run.folder.parent
+        name = "_".join(str(run.parts.get(group)) for group in ("model", "rule", "dataset"))
+        run.folder = fresh(outputs / f"{timestamp()}_{name}")
     prepare(run)
     return guarded(run.cfg, run.folder, run.parts, [*run.overrides, *changes])
+
+
+def place(cfg: DictConfig, word: str) -> Path:
+    """The directory that `hydra.run.dir=...` names. Raises `BadRequest` for an interpolation of what is not there."""
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    copy.place = parse([word])[0].value()
+    try:
+        return Path(str(copy.place))
+    except OmegaConfBaseException as error:
+        raise BadRequest(f"{word}: {str(error).splitlines()[0]}") from error
 
 
 def evaluate(words: list[str]) -> int:
@@ -351,12 +379,12 @@ def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bo
 def prepare(run: "Run") -> None:
     """Write the `.hydra` folder of a run that Hydra did not start."""
     hydra = run.folder / ".hydra"
-    hydra.mkdir()
+    hydra.mkdir(exist_ok=True)
     OmegaConf.save(run.cfg, hydra / "config.yaml")
-    OmegaConf.save(OmegaConf.create(run.overrides), hydra / "overrides.yaml")
     OmegaConf.save(
         OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}}), hydra / "hydra.yaml"
     )
+    OmegaConf.save(OmegaConf.create(run.overrides), hydra / "overrides.yaml")
     set_hydra(Choices(), run.folder, run.parts)
 
 

@@ -22,6 +22,11 @@ from snnrun.task import Classification
 REMEDY = " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """The chunks of a sequence as one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class NotFinite(FloatingPointError):
     """The loss or a weight is NaN or infinite; the message names the layer where it began."""
 
@@ -103,16 +108,18 @@ class Learner(LightningModule):
         x = self.transform(x, train)
         return x if self.static else x.transpose(0, 1).contiguous()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A prepared batch to `(T, B, num_classes)`."""
+    def forward(self, x: Tensor, chunk: int = 0) -> Tensor:
+        """A prepared batch to `(T, B, num_classes)`; inside `carry` in chunks of so many steps, 0 for the whole."""
         encoded = self.encoder(x)
+        chunks = encoded.split(chunk) if chunk else [encoded]
         if not self.watching:
-            return self.net(encoded)
+            return joined([self.net(part) for part in chunks])
         kinds = getattr(self.encoder, "traits", ())
         current = self.static and "input_spikes" not in kinds
         tau_s = self.encoder.tau_s if "input_trace" in kinds else None
         with self.activity.watch(encoded, current=current, tau_s=tau_s):  # pyright: ignore[reportArgumentType]
-            return self.net.forward(encoded)  # not as compiled: that would not know of the hooks
+            # not as compiled: that would not know of the hooks
+            return joined([self.net.forward(part) for part in chunks])
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
         """The criterion of an output sequence, counted towards loss and accuracy."""
@@ -194,8 +201,10 @@ class Learner(LightningModule):
     # --- epochs
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock."""
+        """Start the clock; what was scored in the epoch before is not of this one."""
         self.started = time.perf_counter()
+        self.scores = {}
+        self.activity.reset()
 
     def on_validation_epoch_start(self) -> None:
         """Set the training counts aside."""

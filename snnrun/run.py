@@ -214,11 +214,13 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
         learner, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True
     )
     fitted = time.perf_counter()
-    if (last := run.checkpoints / LAST).exists():  # of averaged weights the average, trained or not
+    last = run.checkpoints / LAST
+    if run.cfg.test and last.exists():  # of averaged weights the average, trained or not
         load(learner, last)
 
     chosen = run.checkpoints / BEST
-    chooses = data.validates and learner.chosen_from < len(learner.history)
+    eligible = learner.history[learner.chosen_from :]
+    chooses = data.validates and any(learner.task.monitor in row for row in eligible)
     try:
         best = read(chosen) if chooses else None
     except DamagedCheckpoint as error:

@@ -12,12 +12,14 @@ from snnrun.metric import (
     MAC_PJ,
     Activity,
     Tally,
+    active,
     fan_out_of,
+    total,
     watch_potentials,
     watch_spikes,
 )
 from snnrun.model import Dropout, FeedbackSNN, Layer, Pool
-from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF
+from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF, carry
 from snnrun.surrogate import ATan
 
 T, B = 4, 2
@@ -256,6 +258,46 @@ def test_a_filtered_image_is_multiplied_once():
     spikes = round(seen.rates()["0"] * 2 * T)
     assert spikes > 0
     assert (seen.operations()["mac"], seen.operations()["ac"]) == (2 * 2, spikes * 5)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_a_sequence_in_chunks_counts_as_the_whole(chunk, trace):
+    """Traces do not begin at rest in the second chunk, recurrent weights see the last step of the first."""
+    layer = fires_at(1, 0.5, 0.26)
+    layer.recurrent = nn.Linear(3, 3, bias=False)
+    nn.init.zeros_(layer.recurrent.weight)
+    between = fires_at(0)
+    nn.init.constant_(between.synapse.weight, 0.9)
+    first, second = (tracing(layer), tracing(between)) if trace else (layer, between)
+    net = nn.Sequential(first, nn.Linear(3, 2, bias=False), second, head(1, 4))
+    nn.init.constant_(net[1].weight, 0.4)
+    whole, pieces = watched(net, constant(), current=True), Activity(net)
+    x = constant()
+    with pieces.watch(x, current=True), carry(net):
+        for part in x.split(chunk):
+            net(part)
+    assert pieces.rates() == whole.rates() and pieces.rates()["0"] > 0.5
+    assert pieces.silent() == whole.silent() and pieces.samples == whole.samples
+    assert pieces.operations() == whole.operations()
+
+
+@pytest.mark.parametrize("layout", ["dense", "image", "channels_last", "expanded", "sliced"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_sums_over_time_and_samples(layout, dtype):
+    x = torch.randint(-1, 3, (5, 7, 3, 4, 6)).to(dtype)
+    match layout:
+        case "dense":
+            x = x.flatten(2)
+        case "channels_last":
+            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (5, 7))
+        case "expanded":
+            x = x[0].expand(5, *x.shape[1:])
+        case "sliced":
+            x = x[:-1, :, :, 1:]
+    for found, expected in ((total(x), x), (active(x, block=20), x.ne(0))):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected.sum((0, 1), dtype=torch.float32))
 
 
 # --- operations of convolutions

@@ -559,3 +559,57 @@ def test_a_checkpoint_that_is_not_there_or_damaged(tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(b"nothing of the kind")
     with pytest.raises(WrongCheckpoint, match=r"bad.ckpt is no file of tensors and numbers: "):
         load(learner, tmp_path / "bad.ckpt")
+
+
+# --- rows, time and place
+
+
+def test_epochs_that_are_not_validated_say_nothing_of_validation(tmp_path):
+    outcome = trained(tmp_path, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5")
+    table = rows(tmp_path)
+    assert [("val/acc" in row, "spikes/rate" in row) for row in table] == [
+        (epoch in (1, 3), epoch in (1, 3)) for epoch in range(5)
+    ]
+    assert outcome["selection"]["best_val"]["epoch"] in (2, 4)
+    assert "val/acc" not in outcome["selection"]["last"]
+    assert outcome["epochs"] == 5
+
+
+def test_without_any_validated_epoch_nothing_is_chosen(tmp_path):
+    outcome = trained(tmp_path, "trainer.check_val_every_n_epoch=4")
+    assert outcome["selection"]["best_val"] is None
+    assert outcome["metrics"]["test/acc"] == outcome["selection"]["last"]["test/acc"]
+
+
+def test_the_best_row_is_of_the_checkpoint_that_was_tested(tmp_path):
+    """A killed process may leave the best checkpoint of an epoch that comes out otherwise the second time."""
+    trained(tmp_path, "trainer.max_epochs=2")
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["snnrun"]["history"][-1]["val/acc"] = 12.5
+    torch.save(content, path)
+    outcome = trained(tmp_path, "trainer.max_epochs=2", resume=True)
+    assert outcome["selection"]["best_val"]["val/acc"] == 12.5
+
+
+def test_time_counts_from_the_first_start(tmp_path):
+    words = ("scheduler=constant", "test=false")
+    first = trained(tmp_path, "trainer.max_epochs=2", *words)["seconds"]["fit"]
+    for name in ("last", "best"):
+        path = tmp_path / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True)
+        assert 0 < content["snnrun"]["elapsed"] < first
+        content["snnrun"]["elapsed"] += 1000
+        torch.save(content, path)
+    again = trained(tmp_path, "trainer.max_epochs=3", *words, resume=True)
+    assert 1000 < again["seconds"]["fit"] < 1300
+
+
+def test_a_network_in_chunks_tells_how_often_it_fires(tmp_path):
+    words = ("dataset.val_size=0", "trainer.max_epochs=1", "norm=none", "dataset.steps=4")
+    words += ("neuron.threshold=0.2", "optimizer.lr=0")
+    whole = trained(tmp_path / "whole", *words)
+    parts = trained(tmp_path / "parts", *words, "rule.truncate=3")
+    assert whole["spikes"] == parts["spikes"]
+    one, two = rows(tmp_path / "whole")[-1], rows(tmp_path / "parts")[-1]
+    assert one["spikes/rate"] == two["spikes/rate"] > 0

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from snnrun.model.layers import layers
@@ -19,8 +18,8 @@ class Learning(Protocol):
     readout: Callable[[Tensor], Tensor]
     criterion: Callable[..., Tensor]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Encode a batch and run the network: `(T, B, num_classes)`."""
+    def __call__(self, x: Tensor, chunk: int = 0) -> Tensor:
+        """Encode a batch and run the network, inside `carry` in chunks of some steps: `(T, B, num_classes)`."""
         ...
 
     def score(self, out: Tensor, y: Tensor) -> Tensor:
@@ -154,7 +153,4 @@ class BPTT(Rule):
         if not self.truncate:
             return super().loss(learner, x, y)
         with carry(learner.net, detach=True):
-            out = torch.cat(
-                [learner.net(chunk) for chunk in learner.encoder(x).split(self.truncate)]
-            )
-        return learner.score(out, y)
+            return learner.score(learner(x, self.truncate), y)

@@ -230,3 +230,18 @@ def test_another_seed_another_result_in_the_folder_that_was_named(snnrun, folder
         " Or choose another hydra.run.dir.\n"
     )
     assert again.returncode == 2
+
+
+def test_rerun_goes_where_it_is_sent(trained, warm, tmp_path):
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "test=false")
+    done = warm("rerun", str(trained), *short, "hydra.run.dir=there/${seed}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert f"\ndirectory   {tmp_path}/there/0\n" in done.stdout
+    assert (tmp_path / "there" / "0" / "result.json").exists()
+    done = warm("rerun", str(trained), *short, "hydra.run.dir=there/0", cwd=tmp_path)
+    assert done.stderr.startswith("there/0 holds a run already. ")
+    assert done.returncode == 2
+    done = warm("rerun", str(trained), *short, "paths.outputs=other", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    (folder,) = (tmp_path / "other").iterdir()
+    assert folder.name.endswith("_mlp_bptt_digits") and (folder / "result.json").exists()
