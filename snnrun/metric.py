@@ -141,8 +141,10 @@ class Activity:
                     made = fan_out.expand(source.shape[2:]).sum(dtype=torch.float64)
                     _add(self.multiplies, name, made * steps * source.shape[1])
                 else:
-                    same, spikes = known.get(id(inputs[0]), (lambda: None, None))
-                    if same() is not inputs[0]:
+                    counted = known.get(id(inputs[0]))
+                    if counted and counted[0]() is inputs[0]:
+                        spikes = counted[1]
+                    else:
                         spikes = active((source if trace is None else events(source, trace))[skip:])
                     _add(self.accumulates, name, (spikes * fan_out).sum(dtype=torch.float64))
             if (fan_out := self._fan_out(name, layer.recurrent, fired)) is not None:
