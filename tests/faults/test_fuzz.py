@@ -110,7 +110,13 @@ def test_a_hundred_thousand_words_are_read_or_refused(typed):
 
 CALLS = (
     *((), (), (), ("-m",), ("check",), ("list",), ("show",), ("eval", "run"), ("resume", "run")),
-    *(("rerun", "run"), ("plot", "run"), ("report", "run"), ("paper", "list"), ("paper", "compare")),
+    *(
+        ("rerun", "run"),
+        ("plot", "run"),
+        ("report", "run"),
+        ("paper", "list"),
+        ("paper", "compare"),
+    ),
     *(("eval",), ("resume",), ("new", "neuron"), ("--config-dir", "conf", "neuron=mine")),
 )
 
