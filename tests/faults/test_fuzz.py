@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from snnrun.check import request
 from snnrun.cli import main
-from snnrun.cli import VERBS, main
 from snnrun.config import BadRequest, Choices, parse
 
 CHOICES = Choices()
