@@ -69,7 +69,9 @@ def leak(neuron: Neuron) -> float:
     """What a silent step leaves of the potential. Raises `ValueError` for a neuron that has more than that."""
     ends = []
     for potential in (0.0, -1.0):  # below 0 no neuron fires
-        v = torch.full((1, 1), potential, dtype=torch.float64)
+        v = torch.full(
+            (1, 1), potential, dtype=torch.float64, device="cpu"
+        )  # whatever the net is on
         start = neuron.init_state(v)
         if len(start) != 1 or any(True for _ in neuron.parameters()):
             raise ValueError(
