@@ -6,6 +6,7 @@ python scripts/demo_table.py --check   exit 1 if the table in the README is anot
 """
 
 import csv
+import difflib
 import json
 import sys
 from collections import defaultdict
@@ -112,6 +113,10 @@ def main(words: list[str]) -> int:
     _, after = rest.split(END)
     wanted = before + BEGIN + (table(load()) if rows else "") + END + after
     if words == ["--check"]:
+        drift = difflib.unified_diff(
+            text.splitlines(), wanted.splitlines(), "README.md", "results", "", "", 0
+        )
+        print("\n".join(drift), end="")
         return int(wanted != text)
     README.write_text(wanted)
     return 0

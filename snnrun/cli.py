@@ -20,6 +20,7 @@ snnrun: experiments with directly trained spiking neural networks
   snnrun paper list|run|compare [KEY]     published tables: what there is, run it, set ours beside it
   snnrun report DIR ... [out=FILE]         many runs as one table: Markdown, CSV, JSON or a page with pictures
   snnrun plot RUN                         learning curves and spike raster as PNG and SVG
+  snnrun doctor                           versions, devices, data sets: what there is, and what to do about the rest
   snnrun new neuron|rule|model NAME       skeleton, YAML and test of a part of your own
 
 examples
@@ -54,6 +55,14 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"snnrun {__version__}")
         return 0
+    if (
+        len(words) == 2
+        and words[0] in ("-sc", "--shell-completion")
+        and words[1].startswith("query=")
+    ):
+        from snnrun import completion
+
+        return completion.answer(list(VERBS))
     from snnrun.config import BadRequest
 
     try:
@@ -138,6 +147,12 @@ def _paper(words: list[str]) -> int:
     return paper.main(words)
 
 
+def _doctor(words: list[str]) -> int:
+    from snnrun import doctor
+
+    return doctor.main(words)
+
+
 def _new(words: list[str]) -> int:
     from snnrun import scaffold
 
@@ -154,5 +169,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "paper": _paper,
     "report": _report,
     "plot": _plot,
+    "doctor": _doctor,
     "new": _new,
 }

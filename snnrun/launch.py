@@ -1,10 +1,8 @@
 """Starting runs: new ones, stopped ones, the same again."""
 
 import logging
-import os
 import sys
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +43,6 @@ def train(words: list[str]) -> int:
     overrides: list[str] = args.overrides
     choices = Choices([args.config_dir] if args.config_dir else [], searchpath(overrides))
     flags = [word for word in words if word not in overrides]
-    if args.shell_completion and not args.config_dir:
-        flags += typed_folder(os.environ.get("COMP_LINE", ""))
     looking = args.cfg or args.info or args.shell_completion or args.hydra_help
     if not looking and not args.multirun:
         cfg = composed(choices, overrides)
@@ -98,13 +94,6 @@ def job(cfg: DictConfig) -> int:
         hydra_context=HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(cfg)),
     )
     return int(done.return_value)
-
-
-def typed_folder(line: str) -> list[str]:
-    """The `--config-dir` in a line that is being typed; the shell asks for its completion without it."""
-    typed = line.replace("--config-dir=", "--config-dir ").split()
-    folders = [folder for flag, folder in pairwise(typed) if flag in ("--config-dir", "-cd")]
-    return ["--config-dir", folders[0]] if folders and Path(folders[0]).is_dir() else []
 
 
 def refuse(message: str) -> None:

@@ -1,15 +1,15 @@
-"""The metrics file, and Weights & Biases where it can be reached."""
+"""Where the metrics of a run go: its own file, TensorBoard, and Weights & Biases where it can be reached."""
 
 import csv
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -88,13 +88,33 @@ class CSV(Logger):
             writer.writerows(rows)
 
 
+class TensorBoard(TensorBoardLogger):
+    """Event files for TensorBoard; its HPARAMS page sets the runs of a folder beside each other.
+
+    **Arguments:**
+
+    - `save_dir`: the directory of the run.
+    """
+
+    def __init__(self, save_dir: str):
+        super().__init__(save_dir, name=None, version="tensorboard", default_hp_metric=False)
+
+    @rank_zero_only
+    def log_result(self, outcome: dict[str, Any]) -> None:
+        """What a finished run reached, beside its hyper-parameters."""
+        final = {f"final/{name}": value for name, value in numbers(outcome).items()}
+        self.log_hyperparams(self.hparams, final, step=outcome["steps"])
+
+
 class WandB(WandbLogger):
     """Weights & Biases. A run that cannot reach it is recorded in its own directory instead, and can be uploaded.
 
     **Arguments:**
 
-    - `save_dir`: the folder of the record.
-    - `project`, `name`, `id`, `group`, `tags`: what the run is called there, and where it is listed.
+    - `save_dir`: the folder of the record: the directory of the run.
+    - `project`, `tags`: where the run is listed.
+    - `name`, `id`, `group`: what it is called; None for the directory's name, a new id or that from before a
+      resume, and the sweep's name where there is a sweep.
     - `offline`: record it in the folder only; no account is needed.
     - `log_model`: upload checkpoints, too.
     """
@@ -112,16 +132,20 @@ class WandB(WandbLogger):
     ):
         from wandb import Settings
 
+        folder = Path(save_dir)
+        # offline nothing is resumed: there is another file of the same id, and `wandb sync` takes both in order
+        resume: dict[str, Any] = {} if offline else {"resume": "allow"}
         super().__init__(
             save_dir=save_dir,
             project=project,
-            name=name,
-            id=id,
-            group=group,
+            name=name or folder.name[-LONGEST:],
+            id=id or known_id(folder),
+            group=group or sweep(folder),
             tags=list(tags),
             offline=offline,
             log_model=log_model,
             settings=Settings(finish_timeout=600),  # at the end of the run the network may be gone
+            **resume,
         )
         self._wandb_init.pop("anonymous", None)  # Lightning passes it, W&B warns of it
 
@@ -144,4 +168,43 @@ class WandB(WandbLogger):
                 " upload it later with: wandb sync."
             )
             self._wandb_init["mode"] = "offline"
+            self._wandb_init.pop("resume", None)
             return super().experiment
+
+    @rank_zero_only
+    def log_result(self, outcome: dict[str, Any]) -> None:
+        """The numbers of the checkpoint that is the result, in place of those of the last epoch."""
+        self.experiment.summary.update(numbers(outcome))
+
+
+LONGEST = 128  # letters that a name on the server has at most
+
+
+def known_id(folder: Path) -> str | None:
+    """The identity that a run had when it was begun; None for a new one."""
+    begun = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_mtime)
+    return begun[-1].name.rpartition("-")[2] if begun else None
+
+
+def sweep(folder: Path) -> str | None:
+    """The name of the sweep that a run belongs to."""
+    above = folder.resolve().parent
+    several = any((above / name).is_file() for name in ("sweep.yaml", "multirun.yaml"))
+    return above.name[-LONGEST:] if several else None
+
+
+def numbers(outcome: Mapping[str, Any]) -> dict[str, float]:
+    """What a result says in one number each."""
+    places = {
+        "spikes/rate": ("spikes", "rate"),
+        **{f"ops/{name}": ("ops", name) for name in ("ac", "mac", "energy_nj")},
+        **{f"seconds/{name}": ("seconds", name) for name in ("fit", "test")},
+        **{name: (name,) for name in ("epochs", "parameters", "samples_per_second")},
+    }
+    found: dict[str, Any] = dict(outcome["metrics"])
+    for key, place in places.items():
+        value: Any = outcome
+        for name in place:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        found[key] = value
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}

@@ -371,11 +371,11 @@ class _Recorder:
         for x_t in x.unbind(0):
             out_t, state = neuron.step(wide(x_t), state)
             out.append(out_t.to(x.dtype))
-            assert neuron.potential is not None
-            flat = state[neuron.potential].expand_as(x_t)[0].flatten()
-            if self.neurons is None:
-                self.neurons = evenly(len(flat), self.most)
-            self.seen.append(flat[self.neurons])
+            if neuron.potential is not None and neuron.potential < len(state):
+                flat = state[neuron.potential].expand_as(x_t)[0].flatten()
+                if self.neurons is None:
+                    self.neurons = evenly(len(flat), self.most)
+                self.seen.append(flat[self.neurons])
         return torch.stack(out), state
 
 

@@ -40,7 +40,7 @@ from snnrun.checkpoint import (
 from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
-from snnrun.logger import CSV
+from snnrun.logger import CSV, TensorBoard, WandB
 from snnrun.metric import watch_potentials, watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
@@ -210,6 +210,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
         for line in result.header(run, data, learner, trainer):
             log.info(line)
     learner.began = started
+    for logger in trainer.loggers:
+        logger.log_hyperparams(hyperparameters(run))
     trainer.fit(
         learner, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True
     )
@@ -235,7 +237,19 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
         tests["best_val"] = tests["last"] if same else test(trainer, learner, data, picture)
     row = best["snnrun"]["history"][-1] if best else None  # of the very weights that were tested
     seconds = {"fit": fitted - learner.began, "test": time.perf_counter() - fitted}
-    return result.completed(run, data, learner, trainer, row, tests, seconds)
+    outcome = result.completed(run, data, learner, trainer, row, tests, seconds)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard | WandB):
+            logger.log_result(outcome)
+    return outcome
+
+
+def hyperparameters(run: Run) -> dict[str, Any]:
+    """The configuration as loggers show it: the chosen parts, and all settings but those of places."""
+    content = OmegaConf.to_container(run.cfg, resolve=True)
+    assert isinstance(content, dict)
+    told = {str(k): v for k, v in content.items() if k not in ("paths", "logger", "callbacks")}
+    return {"parts": run.parts, **told}
 
 
 def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> dict[str, Any]:

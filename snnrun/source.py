@@ -122,7 +122,7 @@ def _describe(target: str, module: Module, node: ast.stmt) -> Definition | None:
                 arguments, keywords = own, more
             home = module
         name = _assigned(statement)
-        if name in ("traits", "needs", "traits_if", "needs_if", "ignores"):
+        if name in ("traits", "needs", "traits_if", "needs_if", "ignores", "places"):
             literals[name] = _literal(statement.value)  # pyright: ignore[reportAttributeAccessIssue]
     return Definition(target, ast.get_docstring(node) or "", arguments, keywords, literals, home)
 

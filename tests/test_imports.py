@@ -47,6 +47,11 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "fit": ({"config", "source"}, HYDRA),
     "check": ({"config", "fit", "source", "run", "report.table"}, {*HYDRA, "torch"}),
     "catalogue": ({"check", "config", "fit", "source"}, HYDRA),
+    "doctor": (
+        {"allocator", "check", "config", "source", "__init__"},
+        {"packaging", "rich"},
+    ),
+    "completion": ({"check", "config"}, {"omegaconf"}),
     "scaffold": ({"check", "config"}, set()),
     "result": ({"dataset", "learner", "run", "whole"}, LIGHTNING),
     "run": (
@@ -71,7 +76,20 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {*HYDRA, "yaml"},
     ),
     "search": ({"check", "config", "jobs", "sweep"}, {*HYDRA, "optuna"}),
-    "cli": ({"config", "launch", "catalogue", "check", "scaffold", "report", "__init__"}, set()),
+    "cli": (
+        {
+            "config",
+            "launch",
+            "catalogue",
+            "check",
+            "completion",
+            "doctor",
+            "scaffold",
+            "report",
+            "__init__",
+        },
+        set(),
+    ),
     "report": ({"config", "pool", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
     "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
@@ -173,7 +191,20 @@ def closure(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "config", "fit", "source", "check", "catalogue", "scaffold", "launch", "sweep", "jobs"],
+    [
+        "cli",
+        "config",
+        "fit",
+        "source",
+        "check",
+        "catalogue",
+        "completion",
+        "doctor",
+        "scaffold",
+        "launch",
+        "sweep",
+        "jobs",
+    ],
 )
 def test_the_command_line_starts_without_anything_heavy(module):
     found = {name.split(".")[0] for name in closure(ROOT / "snnrun" / f"{module}.py")}

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from snnrun.logger import CSV
+from snnrun.logger import CSV, known_id, numbers, sweep
 
 
 @pytest.fixture
@@ -109,3 +109,35 @@ def test_hyperparameters_are_not_its_business(logger, tmp_path):
     logger.log_hyperparams({"lr": 0.1})
     assert list(tmp_path.iterdir()) == []
     assert (logger.name, logger.version, logger.save_dir) == ("csv", "", str(tmp_path))
+
+
+def test_a_run_that_is_resumed_is_the_same_run(tmp_path):
+    assert known_id(tmp_path) is None
+    for n, name in enumerate(("run-20260101_000000-abc", "offline-run-20260102_000000-xyz")):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        os.utime(tmp_path / "wandb" / name, (n, n))
+    assert known_id(tmp_path) == "xyz"
+
+
+@pytest.mark.parametrize("record", ["sweep.yaml", "multirun.yaml"])
+def test_a_run_of_a_sweep_is_in_its_group(record, tmp_path):
+    assert sweep(tmp_path / "taus" / "tau=2") is None
+    (tmp_path / "taus").mkdir()
+    (tmp_path / "taus" / record).touch()
+    assert sweep(tmp_path / "taus" / "tau=2") == "taus"
+
+
+def test_a_result_in_numbers():
+    outcome = {
+        "metrics": {"test/acc": 90.0},
+        "spikes": {"rate": None},
+        "ops": {},
+        "seconds": {"fit": 2, "test": 1.5},
+        "epochs": 3,
+    }
+    assert numbers(outcome) == {
+        "test/acc": 90.0,
+        "seconds/fit": 2.0,
+        "seconds/test": 1.5,
+        "epochs": 3.0,
+    }

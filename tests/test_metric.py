@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from snnrun.config import Choices, factory
 from snnrun.encoder import PSC
 from snnrun.metric import (
     AC_PJ,
@@ -437,6 +438,20 @@ def test_watch_potentials_are_what_step_leaves(recurrent, slot):
     torch.testing.assert_close(
         traces["1"].potential, net[:2](x)[:, 0]
     )  # LI gives out its potential
+
+
+@pytest.mark.parametrize("option", Choices().options("neuron"))
+def test_watch_potentials_of_every_neuron(option):
+    """A run must not fail at its very end because of a picture."""
+    cfg = Choices().compose([f"neuron={option}"])
+    neuron = factory(cfg.neuron)(6)
+    net = nn.Sequential(Layer(nn.Linear(3, 6), None, neuron))
+    x = torch.rand(T, B, 3)
+    out = net(x)
+    traces = watch_potentials(net, x, 4)
+    assert list(traces) == (["0"] if "stepped" in neuron.traits else [])
+    assert all(trace.potential.shape == (T, 4) for trace in traces.values())
+    assert torch.equal(net(x), out)
 
 
 def test_a_tie_after_a_step_counts_as_it_does_in_the_end():

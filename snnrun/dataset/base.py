@@ -183,7 +183,8 @@ class DataModule(LightningDataModule):
     """A data set: its shape without touching a disk, its splits, and its loaders of `(x, y, index)`, batch first.
 
     A subclass sets `option`, `shape` and `num_classes`, and writes `load`; one with files of its own writes `missing`
-    and `fetch` too.
+    and `fetch` too, and states in `places` what `snnrun doctor` looks for without importing it: a pattern for each
+    file below the data folder, or a tuple of patterns of which one will do; a literal.
 
     **Arguments:**
 
@@ -202,6 +203,7 @@ class DataModule(LightningDataModule):
     """
 
     traits: frozenset[str] = frozenset()
+    places: tuple[str | tuple[str, ...], ...] = ()
     option: str  # the name that is typed after dataset=
     shape: tuple[int, ...]
     num_classes: int

@@ -194,6 +194,7 @@ class NMNIST(FileEach):
     """
 
     traits = frozenset({"events", "spatial"})
+    places = ("NMNIST/Train/*/*.bin", "NMNIST/Test/*/*.bin")
     option = "nmnist"
     shape = (2, 34, 34)
     num_classes = 10
@@ -250,6 +251,7 @@ class DVSGesture(FileEach):
     """
 
     traits = frozenset({"events", "spatial"})
+    places = ("DVSGesture/ibmGestureTrain/*/*.npy", "DVSGesture/ibmGestureTest/*/*.npy")
     option = "dvs_gesture"
     shape = (2, 128, 128)
     num_classes = 11
@@ -307,6 +309,7 @@ class CIFAR10DVS(FileEach):
     """
 
     traits = frozenset({"events", "spatial"})
+    places = (("CIFAR10DVS/airplane/*.aedat4", "CIFAR10DVS/airplane/*.aedat"),)
     option = "cifar10_dvs"
     shape = (2, 128, 128)
     num_classes = 10
@@ -483,6 +486,7 @@ class SHD(CochleaSpikes):
     """
 
     traits = frozenset({"events"})
+    places = ("SHD/shd_train.h5", "SHD/shd_test.h5")
     option = "shd"
     shape = (700,)
     num_classes = 20
@@ -509,6 +513,7 @@ class SSC(CochleaSpikes):
     """
 
     traits = frozenset({"events"})
+    places = ("SSC/ssc_train.h5", "SSC/ssc_valid.h5", "SSC/ssc_test.h5")
     option = "ssc"
     shape = (700,)
     num_classes = 35

@@ -73,6 +73,7 @@ class ImageNet(DataModule):
     """
 
     traits = frozenset({"static", "spatial"})
+    places = ("ImageNet/train/*/*", "ImageNet/val/*/*")
     option = "imagenet"
 
     def __init__(

@@ -145,6 +145,12 @@ class MNIST(StaticImages):
     1998.
     """
 
+    places = (
+        "MNIST/raw/train-images-idx3-ubyte*",
+        "MNIST/raw/train-labels-idx1-ubyte*",
+        "MNIST/raw/t10k-images-idx3-ubyte*",
+        "MNIST/raw/t10k-labels-idx1-ubyte*",
+    )
     option = "mnist"
     shape = (1, 28, 28)
     num_classes = 10
@@ -228,6 +234,24 @@ class FashionMNIST(MNIST):
     Algorithms*, 2017.
     """
 
+    places = (
+        (
+            "FashionMNIST/raw/train-images-idx3-ubyte*",
+            "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte*",
+        ),
+        (
+            "FashionMNIST/raw/train-labels-idx1-ubyte*",
+            "/usr/share/datasets/fashion-mnist/train-labels-idx1-ubyte*",
+        ),
+        (
+            "FashionMNIST/raw/t10k-images-idx3-ubyte*",
+            "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte*",
+        ),
+        (
+            "FashionMNIST/raw/t10k-labels-idx1-ubyte*",
+            "/usr/share/datasets/fashion-mnist/t10k-labels-idx1-ubyte*",
+        ),
+    )
     option = "fashion_mnist"
     channel_mean, channel_std = (0.2860,), (0.3530,)
     md5: ClassVar[dict[str, str]] = {
@@ -251,6 +275,14 @@ class CIFAR10(StaticImages):
     Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
     """
 
+    places = (
+        "cifar-10-batches-py/data_batch_1",
+        "cifar-10-batches-py/data_batch_2",
+        "cifar-10-batches-py/data_batch_3",
+        "cifar-10-batches-py/data_batch_4",
+        "cifar-10-batches-py/data_batch_5",
+        "cifar-10-batches-py/test_batch",
+    )
     option = "cifar10"
     shape = (3, 32, 32)
     num_classes = 10
@@ -321,6 +353,7 @@ class CIFAR100(CIFAR10):
     Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009.
     """
 
+    places = ("cifar-100-python/train", "cifar-100-python/test")
     option = "cifar100"
     num_classes = 100
     channel_mean, channel_std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)

@@ -86,7 +86,9 @@ def heat(
     for place in np.ndindex(table.shape) if table.size <= CELLS else ():
         value = table[place]
         dark = np.isfinite(value) and bool(image.norm(value) < 0.6) == higher  # pyright: ignore[reportOperatorIssue]
-        text = f"{value:.4g}" if np.isfinite(value) else "-"
+        text = (
+            (f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}") if np.isfinite(value) else "-"
+        )
         size = 9 if table.shape[1] <= 8 else 7
         ax.text(
             place[1],

@@ -17,6 +17,7 @@ QUICK = (
     ("show", "neuron=lif"),
     ("paper", "list"),
     ("paper", "list", "tssl"),
+    ("doctor",),
     ("show", "experiment=demo/mnist_convnet"),
 )
 WITNESS = """\

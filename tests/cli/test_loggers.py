@@ -3,9 +3,12 @@
 import csv
 import json
 import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from wandb.proto.wandb_internal_pb2 import Record
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
 
@@ -27,9 +30,20 @@ def status(folder: Path) -> str:
     return json.loads((folder / "result.json").read_text())["status"]
 
 
-def only(folder: Path, pattern: str) -> bytes:
-    (path,) = folder.glob(pattern)
-    return path.read_bytes()
+def records(path: Path) -> Iterator[Record]:
+    """The records in a file that `wandb sync` uploads: LevelDB's log format, of protocol buffers."""
+    content, place, parts = path.read_bytes(), 7, b""  # behind the header
+    while place + 7 <= len(content):
+        room = 32768 - place % 32768
+        if room < 7:  # a block ends in padding
+            place += room
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
 
 
 def test_wandb_offline_needs_no_account_and_gets_a_record_for_each_run(warm, alone):
@@ -38,9 +52,23 @@ def test_wandb_offline_needs_no_account_and_gets_a_record_for_each_run(warm, alo
     assert done.returncode == 0, done.stdout + done.stderr
     for folder in (alone / "sweep" / "0", alone / "sweep" / "1"):
         assert status(folder) == "completed"
-        record = only(folder, "wandb/offline-run-*/run-*.wandb")
-        for name in (b"train/loss", b"val/acc", b"spikes/rate/body.0"):
-            assert record.count(name) >= 1
+        (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+        written = [*records(path)]
+        (begun,) = [r.run for r in written if r.HasField("run")]
+        assert (begun.run_group, begun.display_name, begun.project) == (
+            "sweep",
+            folder.name,
+            "snnrun",
+        )
+        seen = {item.key or "/".join(item.nested_key) for r in written for item in r.history.item}
+        assert {"train/loss", "val/acc", "spikes/rate/body.0"} <= seen
+        config = {u.key: json.loads(u.value_json) for r in written for u in r.config.update}
+        assert config["neuron"]["tau"] == 2.0 and config["parts"]["neuron"] == "lif"
+        assert config["seed"] == int(folder.name) + 1 and "paths" not in config
+        final = {u.key: json.loads(u.value_json) for r in written for u in r.summary.update}
+        result = json.loads((folder / "result.json").read_text())
+        assert final["test/acc"] == result["metrics"]["test/acc"]
+        assert final["ops/ac"] == result["ops"]["ac"]
         assert not (folder / "metrics.csv").exists()
     assert not (alone / "wandb").exists()
 
@@ -58,7 +86,8 @@ def test_without_an_account_or_a_way_out(warm, alone):
     assert told.endswith(
         f"). The run is recorded in {alone}/lost/wandb; upload it later with: wandb sync."
     )
-    assert b"val/acc" in only(alone / "lost", "wandb/offline-run-*/run-*.wandb")
+    (path,) = (alone / "lost").glob("wandb/offline-run-*/run-*.wandb")
+    assert b"val/acc" in path.read_bytes()
     assert "anonymous" not in done.stdout + done.stderr
 
 
@@ -67,9 +96,10 @@ def test_several_loggers_at_once(warm, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "run"
     assert status(folder) == "completed"
-    record = only(folder, "tensorboard/events.out.tfevents.*")
+    record = b"".join(path.read_bytes() for path in folder.glob("tensorboard/events.*"))
     with (folder / "metrics.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert {"train/loss", "val/acc", "spikes/rate/body.0"} <= set(row)
-    for name in row.keys() - {"step"}:
+    settings = {"neuron/tau", "parts/neuron", "seed", "optimizer/lr"}
+    for name in (row.keys() - {"step"}) | settings | {"final/test/acc", "final/ops/ac"}:
         assert name.encode() in record

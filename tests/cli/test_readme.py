@@ -22,7 +22,7 @@ SHORT = (
 )
 # verbs that run as they stand, and those that train, with what is said behind them
 AS_IT_STANDS = {
-    *("list", "show", "check", "eval", "resume", "plot", "new", "report"),
+    *("list", "show", "check", "eval", "resume", "plot", "new", "report", "doctor"),
     *("paper list", "paper compare"),
 }
 TRAINING = {"": SHORT, "rerun": SHORT, "paper run": ("seeds=1", "jobs=1", *SHORT)}
