@@ -151,6 +151,7 @@ class StopSafely(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop in the middle of an epoch, between two optimiser steps."""
+        self.asked = agree(trainer, self.asked)
         accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.asked and accumulated and batch_idx + 1 < trainer.num_training_batches:
             trainer.save_checkpoint(self.folder / LAST)
@@ -166,6 +167,13 @@ class StopSafely(Callback):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+
+def agree(trainer: Trainer, asked: bool) -> bool:
+    """Whether any process of a run was asked: they stop together, for they wait for each other's gradients."""
+    if getattr(trainer, "world_size", 1) == 1:
+        return asked
+    return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
 SILENT_OUTPUT = (

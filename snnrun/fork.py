@@ -74,6 +74,7 @@ class Forked:
 
 def forked(call: tuple[Any, ...], slot: Slot) -> Process:
     """A process that calls a function; see `pool.plain`."""
+    assert slot.lock is not None
     files = [Descriptor(slot.lock), *([Descriptor(slot.quiet.fileno())] if slot.quiet else [])]
     return Forked(files, slot.environment, *call)
 

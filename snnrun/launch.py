@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from snnrun import ranks
 from snnrun.check import complain, composed, request, searchpath, without_hydra
 from snnrun.config import (
     CONF,
@@ -45,23 +46,34 @@ def train(words: list[str]) -> int:
     flags = [word for word in words if word not in overrides]
     looking = args.cfg or args.info or args.shell_completion or args.hydra_help
     if not looking and not args.multirun:
-        cfg = composed(choices, overrides)
+        cfg = composed(choices, overrides, warn=not ranks.rank())
+        ranks.check(cfg.trainer)
+        if ranks.rank():
+            from snnrun.run import Run
+
+            run = Run(without_hydra(cfg), Path(), group_defaults(cfg), overrides)
+            return ranks.follow(run, resuming=False)
         folder = run_folder(cfg, overrides)
         overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [
             f"hydra.run.dir={quoted(folder)}"
         ]
     codes: list[int] = []
 
-    def run(cfg: DictConfig) -> None:
+    def alone(cfg: DictConfig) -> None:
         codes.append(started(cfg))
 
     if args.multirun and not looking:
         from snnrun import sweep
 
-        return sweep.start(choices, overrides, run) or max(codes, default=0)
+        if ranks.world()[1] > 1:
+            raise BadRequest(
+                "-m: a sweep is one process, which starts those of its jobs; not srun or torchrun."
+            )
+
+        return sweep.start(choices, overrides, alone) or max(codes, default=0)
     sys.argv = ["snnrun", *flags, *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(alone)()
     finally:
         unlock_all()
     return max(codes, default=0)
@@ -165,6 +177,8 @@ def resume(words: list[str]) -> int:
         choices, changes = request([w for w in words if w != folders[0]])
         return sweep.resume(Path(folders[0]), choices, changes, started)
     run, _ = stored(words, "resume")
+    if ranks.rank():
+        return ranks.follow(run, resuming=True)
     if status(run.folder) == "completed":
         print(
             f"{run.folder} is complete: {run.folder / 'result.json'}. To run it again: snnrun rerun {run.folder}"
@@ -180,6 +194,8 @@ def rerun(words: list[str]) -> int:
     """
     places = [w for w in words if w.startswith("hydra.run.dir=")]
     run, changes = stored([w for w in words if w not in places], "rerun")
+    if ranks.rank():
+        return ranks.follow(run, resuming=False)
     if places:
         run.folder = taken(place(run.cfg, places[-1]))
     else:
@@ -284,7 +300,8 @@ def stored(words: list[str], verb: str) -> "tuple[Run, list[str]]":
     words_then = [str(word) for word in words_then]
     parts |= exchange(choices, cfg, words_then, changes)
     apply(cfg, [o for o in changes if not chooses(choices, o)])
-    set_hydra(choices, folder, parts, logs=verb != "eval")  # whose output is JSON
+    # the output of eval is JSON, and processes but the first of a run write nothing
+    set_hydra(choices, folder, parts, logs=verb != "eval" and not ranks.rank())
     distrust(folder, cfg, allowed)  # now that ${hydra:...} can be resolved, and with the changes
     complain(choices, cfg, parts)
     from snnrun.run import Run
@@ -416,7 +433,8 @@ def guarded(
     run = Run(cfg, folder, parts, overrides)
 
     def job() -> int:
-        outcome = train(run, bar=sys.stdout.isatty(), resume=resuming)
+        with ranks.Others(run, resuming=resuming, lost=lambda error: fail("failed", error)):
+            outcome = train(run, bar=sys.stdout.isatty(), resume=resuming)
         result.write(outcome, folder)
         (run.checkpoints / PREVIOUS).unlink(missing_ok=True)
         for line in result.footer(outcome, folder):

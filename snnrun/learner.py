@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -221,6 +221,8 @@ class Learner(LightningModule):
             restore(self.random)
             self.random = None
         self.tally = self.train_tally
+        if self.validates:
+            self._gather_activity()
 
     def on_test_epoch_start(self) -> None:
         """Count from zero."""
@@ -235,6 +237,8 @@ class Learner(LightningModule):
         if self.tally.sums is not None and self.right is not None:
             right = 100 * self._over_ranks(self.right).double() / self.tally.sums[0].item()
             self.accuracy_by_step = [round(acc, 4) for acc in right.tolist()]
+        self._gather_activity()
+        self._gather_predicted()
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's row, before any checkpoint of it, and make the monitored metric known.
@@ -242,6 +246,8 @@ class Learner(LightningModule):
         Raises `NotFinite`.
         """
         self._check_weights()
+        if not self.validates:
+            self._gather_activity()
         rate = self.activity.rate()
         row = {
             "epoch": self.current_epoch,
@@ -272,9 +278,25 @@ class Learner(LightningModule):
         return {f"{split}/{name}": value for name, value in tally.compute().items()}
 
     def _over_ranks(self, count: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
+        if self._trainer is None or self.trainer.world_size == 1:
             return count
         return self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")  # pyright: ignore[reportReturnType]
+
+    def _gather_activity(self) -> None:
+        if self.trainer.world_size > 1:
+            self.activity.add_up(self._over_ranks)
+
+    def _gather_predicted(self) -> None:
+        """Put the predictions of all processes into the order of the test split, of which each has had every n-th."""
+        count = self.trainer.world_size
+        if count == 1 or not self.predicted:
+            return
+        parts: list[Any] = [None] * count
+        distributed.all_gather_object(parts, torch.cat(self.predicted, 1))
+        whole = torch.empty(2, sum(part.shape[1] for part in parts), dtype=parts[0].dtype)
+        for rank, part in enumerate(parts):
+            whole[:, rank::count] = part
+        self.predicted = [whole]
 
     # --- optimiser
 
@@ -344,10 +366,11 @@ class Learner(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add random states, the position in the epoch and the running counts."""
+        sums = self.tally.sums
         checkpoint["snnrun"] = {
             "schedule": self.schedule.state_dict() if self.schedule else {},
-            "tally": self.tally.sums,
-            "samples": self.samples,
+            "tally": None if sums is None else self._over_ranks(sums.clone()),
+            "samples": int(self._over_ranks(torch.tensor(self.samples))),
             "seconds": time.perf_counter() - self.started,
             "elapsed": time.perf_counter() - self.began,
             "history": self.history,
@@ -372,7 +395,8 @@ class Learner(LightningModule):
             self.rule.begin(self)
             return
         state, self.resumed = self.resumed, None
-        self.tally.sums, self.samples = state["tally"], state["samples"]
+        if self.trainer.is_global_zero:  # which counts for all
+            self.tally.sums, self.samples = state["tally"], state["samples"]
         self.started -= state["seconds"]  # of the epoch that was stopped
         restore(state["random"])
 

@@ -167,6 +167,19 @@ class Activity:
             self.dense[name] += int(fan_out.expand(x.shape[2:]).sum(dtype=torch.float64))
         return fan_out
 
+    def add_up(self, over: Callable[[Tensor], Tensor]) -> None:
+        """Count what other processes have counted, too.
+
+        **Arguments:**
+
+        - `over`: a tensor to its sum over processes.
+        """
+        self.samples = int(over(torch.tensor(self.samples)))
+        self.slots = {name: int(over(torch.tensor(count))) for name, count in self.slots.items()}
+        for counts in (self.fired, self.accumulates, self.multiplies):
+            for name, count in counts.items():
+                counts[name] = over(count)
+
     def rates(self) -> dict[str, float]:
         """Spikes a neuron and time step, for each spiking layer."""
         return {name: float(fired.mean()) / self.slots[name] for name, fired in self.fired.items()}

@@ -37,12 +37,12 @@ class Slot:
 
     **Arguments:**
 
-    - `lock`: a file descriptor; the directory is the job's as long as its process has it open.
+    - `lock`: a file descriptor, if any; the directory is the job's as long as its process has it open.
     - `environment`: variables that differ from those of this process.
     - `quiet`: where what it prints goes, stdout to nowhere and stderr here; None for the terminal.
     """
 
-    lock: int
+    lock: int | None
     environment: dict[str, str]
     quiet: "IO[bytes] | None" = None
 
@@ -260,6 +260,6 @@ def started(words: list[str], slot: Slot, stdin: "IO[bytes] | int" = subprocess.
         stdin=stdin,
         stdout=subprocess.DEVNULL if slot.quiet else None,
         stderr=slot.quiet,
-        pass_fds=[slot.lock],
+        pass_fds=[] if slot.lock is None else [slot.lock],
         start_new_session=True,
     )

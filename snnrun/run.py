@@ -1,9 +1,10 @@
 """A training run from configuration to result, read top to bottom."""
 
 import logging
+import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -45,6 +47,7 @@ from snnrun.metric import watch_potentials, watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
+from snnrun.ranks import OURS
 from snnrun.rule import Rule
 from snnrun.whole import whole
 
@@ -167,7 +170,7 @@ def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> 
         cfg.trainer,
         callbacks=callbacks,
         logger=[instantiate(c) for c in (cfg.get("logger") or {}).values()],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([LightningEnvironment()] if OURS in os.environ else [])],
         default_root_dir=str(run.folder),
         enable_progress_bar=bar,
         enable_model_summary=False,
@@ -200,9 +203,17 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     log.debug("memory that is freed is %s", "kept" if kept else "handed back")
     data, learner = build(run.cfg)
     trainer = make_trainer(run, learner, data, bar=bar)
-    for part in run.folder.rglob(".*.part"):  # of a killed process
-        part.unlink()
-    start, step = (resume and recover(run.checkpoints)) or (None, -1)
+
+    def begin() -> tuple[Path, Path | None, int]:
+        for part in run.folder.rglob(".*.part"):  # of a killed process
+            part.unlink()
+        start, step = (resume and recover(run.checkpoints)) or (None, -1)
+        return run.folder, start, step
+
+    run.folder, start, step = agreed(trainer, begin)
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, StopSafely):
+            callback.folder = run.checkpoints
     rewind(trainer, step)
     if run.cfg.get("start") and not start:
         begin_with(learner, Path(run.cfg.start).expanduser())
@@ -235,6 +246,8 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     if run.cfg.test and best:
         load(learner, chosen)
         tests["best_val"] = tests["last"] if same else test(trainer, learner, data, picture)
+    if not trainer.is_global_zero:
+        return {}
     row = best["snnrun"]["history"][-1] if best else None  # of the very weights that were tested
     seconds = {"fit": fitted - learner.began, "test": time.perf_counter() - fitted}
     outcome = result.completed(run, data, learner, trainer, row, tests, seconds)
@@ -252,6 +265,14 @@ def hyperparameters(run: Run) -> dict[str, Any]:
     return {"parts": run.parts, **told}
 
 
+def agreed(trainer: Trainer, say: Callable[[], Any]) -> Any:
+    """What the first process of a run says."""
+    if trainer.world_size == 1:
+        return say()
+    trainer.strategy.setup_environment()
+    return trainer.strategy.broadcast(say() if trainer.is_global_zero else None)
+
+
 def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> dict[str, Any]:
     """Test the weights of a file; returns metrics, firing rates and operations.
 
@@ -264,6 +285,7 @@ def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> 
     """
     data, learner = build(run.cfg)
     run.cfg.logger = {}
+    run.cfg.trainer |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     trainer = make_trainer(run, learner, data, bar=bar)
     found = load(learner, checkpoint, fmt)
     data.prepare_data()
@@ -395,5 +417,6 @@ def quiet() -> None:
         r".*is smaller than the logging interval.*",
         r".*in eval mode at the start of training.*",  # layers that a rule has frozen
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # what is logged is summed already
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -56,18 +56,19 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "result": ({"dataset", "learner", "run", "whole"}, LIGHTNING),
     "run": (
         {*NETWORK, "rule", "dataset", "task", "learner", "callback", "logger", "metric"}
-        | {"checkpoint", "config", "fit", "result", "allocator", "seed", "whole"},
+        | {"checkpoint", "ranks", "config", "fit", "result", "allocator", "seed", "whole"},
         {*LIGHTNING, *HYDRA, "numpy"},
     ),
     "failure": ({"callback", "checkpoint", "config", "dataset", "learner"}, set()),
     "launch": (
-        {"check", "checkpoint", "config", "failure", "lock", "run", "result", "sweep"},
+        {"check", "checkpoint", "ranks", "config", "failure", "lock", "run", "result", "sweep"},
         {*HYDRA, "yaml"},
     ),
     "pool": (set(), set()),
     "fork": ({"pool", "loaded"}, set()),
     "loaded": ({"launch", "run"}, {"torch", "rich"}),
     "gpu": (set(), set()),
+    "ranks": ({"callback", "config", "pool", "run"}, {"torch", *HYDRA}),
     "board": ({"jobs"}, {"rich"}),
     "sweep": ({"check", "config", "report.collect"}, {*HYDRA, "yaml"}),
     "jobs": (
