@@ -215,9 +215,9 @@ def parallel(
     paths = np.stack([unit for unit, _ in scales], 1)
     reached = np.asarray(score, float)
     order = np.argsort(reached if higher else -reached)  # the best on top
-    low, high = float(reached.min()), float(reached.max())
-    goodness = (reached - low) / max(high - low, 1e-12)
-    colours = colormaps["viridis"](goodness if higher else 1 - goodness)
+    ranks = np.empty(len(order))
+    ranks[order] = np.linspace(0, 1, len(order))  # one far away would leave the others one colour
+    colours = colormaps["viridis"](ranks)
     places = list(range(len(columns)))
     segments = [np.column_stack([places, path]) for path in paths[order]]
     many = len(segments) > MANY
@@ -245,7 +245,9 @@ def scale(values: np.ndarray) -> tuple[np.ndarray, list[tuple[float, str]]]:
     span = float(x.max() - x.min())
     unit = (x - x.min()) / span if span else np.full(len(x), 0.5)
     distinct = {round(float(u), 9): float(v) for u, v in zip(unit, values, strict=True)}
-    if len(distinct) > 6:
+    if (
+        len(distinct) > 6 or (np.diff(sorted(distinct)) < 0.06).any()
+    ):  # names would cover each other
         chosen = np.linspace(0, 1, 4)
         back = x.min() + chosen * span
         distinct = dict(

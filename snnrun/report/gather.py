@@ -1,5 +1,7 @@
 """All runs below some folders, read with few system calls: what each was told to do, and what became of it."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -49,6 +51,7 @@ class Record:
     - `result`: what `result.json` says; empty without one.
     - `written`: when that was written, in seconds since the epoch.
     - `problem`: why a file of it cannot be read.
+    - `pruned`: whether a search stopped it because it lagged behind.
     """
 
     folder: str
@@ -56,10 +59,13 @@ class Record:
     result: dict[str, Any] = field(default_factory=dict)
     written: float = 0.0
     problem: str = ""
+    pruned: bool = False
 
     @property
     def status(self) -> str:
-        """`completed`, `failed` or `interrupted`; `unfinished` without a result: it runs, or was killed."""
+        """`completed`, `failed`, `interrupted` or `pruned`; `unfinished` without a result: it runs, or was killed."""
+        if self.pruned and self.result.get("status") != "completed":
+            return "pruned"
         return "unreadable" if self.problem else str(self.result.get("status", "unfinished"))
 
     @property
@@ -114,7 +120,17 @@ def gather(places: Iterable[str]) -> list[Record]:
     for place in places:
         for folder in run_folders(os.path.normpath(place)):
             found.setdefault(os.path.realpath(folder), record(folder))
+    lagging = {above: pruned(above) for above in {os.path.dirname(path) for path in found}}
+    for path, run in found.items():
+        run.pruned = os.path.basename(path) in lagging[os.path.dirname(path)]
     return list(found.values())
+
+
+def pruned(folder: str) -> set[str]:
+    """The trials of a search that it stopped early, as its `trials.csv` says."""
+    text, _ = read(os.path.join(folder, "trials.csv"))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return {str(row.get("directory")) for row in rows if row.get("state") == "pruned"}
 
 
 def run_folders(place: str) -> Iterator[str]:

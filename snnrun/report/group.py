@@ -97,8 +97,8 @@ class Group:
         last: dict[str, str] = {}
         for word in self.runs[0].overrides:
             key = key_of(word)
-            if key in REPLICATES or key.startswith(("hydra.run", "hydra.sweep", "hydra.job")):
-                continue
+            if key in REPLICATES or key.startswith(("hydra.", "hydra/", "hparams_search")):
+                continue  # which run, and where and how, not what
             last.pop(key, None)  # a later word wins, where it stands
             last[key] = word
         words = list(last.values())

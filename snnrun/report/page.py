@@ -46,7 +46,7 @@ def html(found: Study, ranking: Ranking, folders: Sequence[str]) -> str:
             {"title": title, "words": words, "data": data_uri(draw)}
             for title, words, draw in pictures(found, ranking)
         ],
-        failures=[text.failure(found, run) for run in found.failures],
+        failures=[text.failure(found, run) for run in text.told(found)],
     )
 
 
@@ -107,7 +107,7 @@ def pictures(found: Study, ranking: Ranking) -> Iterator[tuple[str, str, Callabl
         score = [e.mean for g in whole if (e := g.estimate(ranking.score))]
         yield (
             "Settings and score",
-            f"A line a row, coloured by {ranking.score}: yellow is best.",
+            f"A line a row, coloured by its rank in {ranking.score}: yellow is best.",
             lambda: chart.parallel(axes, score, ranking.score, higher),
         )
 

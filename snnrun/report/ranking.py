@@ -55,8 +55,7 @@ def rank(found: Study, sort: str | None, score: str | None, baseline: str) -> Ra
         if name is not None and name not in metrics and name not in COSTS:
             near = closest(name, [*metrics, *COSTS])
             raise BadRequest(f"No run has {name!r}.{near}\n  {', '.join([*metrics, *COSTS])}")
-    tested = [m for m in metrics if m.startswith("test/") and not m.endswith("loss")]
-    reported = score or next(iter(sorted(tested, key=lambda m: m != "test/acc")), "test/loss")
+    reported = score or usual(list(metrics))
     by, mode = order(found, sort, reported)
 
     def place(group: Group) -> tuple[bool, float]:
@@ -77,6 +76,13 @@ def rank(found: Study, sort: str | None, score: str | None, baseline: str) -> Ra
         for group, p in zip(others, ps, strict=True):
             group.p_holm = p
     return Ranking(groups, by, mode, reported, base)
+
+
+def usual(metrics: Sequence[str]) -> str:
+    """What is reported unless something else is wanted: accuracy on test data; without that, on validation data."""
+    tested = [m for m in metrics if m.startswith("test/") and not m.endswith("loss")]
+    wanted = ["test/acc", *tested, "test/loss", "val/acc", *metrics, "test/acc"]
+    return next(metric for metric in wanted if metric in metrics or not metrics)
 
 
 def order(found: Study, sort: str | None, score: str) -> tuple[str, str]:

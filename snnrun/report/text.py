@@ -109,13 +109,17 @@ def legend(found: Study, ranking: Ranking) -> list[str]:
         lines.append(
             f"Caution: {ranking.by} is of test data; the first of many rows is also the luckiest."
         )
+    if ranking.baseline and ranking.score.startswith("val/"):
+        lines.append(
+            f"Caution: {ranking.score} is of the data that rows and checkpoints were chosen by."
+        )
     if ranking.baseline:
         lines += compared(ranking, ranking.baseline)
     if headings(ranking):
         lines.append(COSTS_TOLD)
     if found.replaced:
         lines.append(
-            f"{len(found.replaced)} runs were left out: the same settings and seed were run again later."
+            f"Left out, as the same settings and seed were run again later: {len(found.replaced)}."
         )
     return lines
 
@@ -155,12 +159,18 @@ def counted(found: Study) -> str:
     for run in found.failures:
         states[run.status] = states.get(run.status, 0) + 1
     rest = "".join(f", {count} {state}" for state, count in states.items())
-    return f"{done} runs completed{rest}; {len(found.groups)} settings"
+    settings = f"{len(found.groups)} setting{'' if len(found.groups) == 1 else 's'}"
+    return f"{done} run{'' if done == 1 else 's'} completed{rest}; {settings}"
 
 
 def constant(found: Study) -> str:
     """What is the same in all rows."""
     return " ".join(f"{key}={shown(setting)}" for key, setting in found.constant.items())
+
+
+def told(found: Study) -> list[Record]:
+    """The failures that are listed: not what a search stopped early, which is no accident."""
+    return [run for run in found.failures if run.status != "pruned"]
 
 
 def failure(found: Study, run: Record) -> str:
@@ -180,9 +190,9 @@ def markdown(found: Study, ranking: Ranking, folders: Sequence[str]) -> str:
         lines += ["", row(head), row(["---"] * len(head)), *map(row, rows), ""]
         lines += [line for text in legend(found, ranking) for line in (text, "")]
         lines += [f"Best by {ranking.by}:", "", f"    {ranking.groups[0].command}"]
-    if found.failures:
-        lines += ["", f"## Failures ({len(found.failures)})", ""]
-        lines += [f"- {failure(found, run)}" for run in found.failures]
+    if failed := told(found):
+        lines += ["", f"## Failures ({len(failed)})", ""]
+        lines += [f"- {failure(found, run)}" for run in failed]
     return "\n".join(lines) + "\n"
 
 

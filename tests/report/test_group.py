@@ -10,6 +10,7 @@ import yaml
 
 from snnrun.report import gather
 from snnrun.report.group import Study, study
+from snnrun.report.text import counted, told
 
 WHOLE = """\
 seed: 0
@@ -123,11 +124,29 @@ def test_failures_are_told_by_their_last_line_unless_they_were_run_again(add, tm
     assert (seen.groups[0].n, seen.groups[0].tried) == (1, 4)
 
 
+def test_trials_that_a_search_stopped_are_no_failures(add, tmp_path):
+    done, lagged, other = add(1), add(2, status="interrupted"), add(3, status="interrupted")
+    rows = [
+        "trial,state,val/acc,directory",
+        f"0,complete,90,{done.name}",
+        f"1,pruned,,{lagged.name}",
+    ]
+    (tmp_path / "trials.csv").write_text("\n".join(rows) + "\n")
+    seen = found(tmp_path)
+    assert {run.folder: run.status for run in seen.failures} == {
+        str(lagged): "pruned",
+        str(other): "interrupted",
+    }
+    assert [run.folder for run in told(seen)] == [str(other)]
+    assert counted(seen) == "1 run completed, 1 pruned, 1 interrupted; 1 setting"
+
+
 def test_the_command_gives_these_runs_again(add, tmp_path):
     typed = [
         "experiment=a",
         "neuron.tau=2",
         "hydra.run.dir=x",
+        "hparams_search=lif",
         "model.spec='15C5-P2, 3'",
         "seed=1",
         "neuron.tau=3",

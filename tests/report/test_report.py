@@ -161,6 +161,19 @@ def test_sorted_by_another_score(sweep, capsys):
     assert "Caution: test/acc is of test data" in text
 
 
+def test_a_search_without_test_data_is_reported_by_validation(put, tmp_path, capsys):
+    for seed in (1, 2):
+        for tau in (1.0, 2.0):
+            run = put(tmp_path / f"{seed},{tau}", seed, loss=tau, neuron__tau=tau)
+            result = json.loads((run / "result.json").read_text())
+            result["metrics"] = {"val/loss": tau + seed / 7 * tau, "val/acc": 90 - tau - seed * tau}
+            (run / "result.json").write_text(json.dumps(result))
+    text = said(capsys, str(tmp_path))
+    assert rows(text)[0][:5] == ["#", "neuron.tau", "runs", "val/loss", "val/acc"]
+    assert "Caution: val/acc is of the data that rows and checkpoints were chosen by" in text
+    assert "val/acc against synaptic operations" in said(capsys, str(tmp_path), "format=html")
+
+
 def test_one_seed_each_says_that_nothing_is_known(put, tmp_path, capsys):
     put(tmp_path / "a", 1, neuron__tau=1.0), put(tmp_path / "b", 1, acc=80.0, neuron__tau=2.0)
     text = said(capsys, str(tmp_path))
