@@ -99,7 +99,7 @@ class MovingAverage:
 
     **Arguments:**
 
-    - `decay`: d.
+    - `decay`: d. What is not real-valued, such as a mask, is taken as it is.
     """
 
     def __init__(self, decay: float):
@@ -113,7 +113,10 @@ class MovingAverage:
         n = int(count)
         decay = min(self.decay, (1 + n) / (10 + n))
         for average, current in zip(averages, currents, strict=True):
-            average.lerp_(current, 1 - decay)
+            if average.is_floating_point():
+                average.lerp_(current, 1 - decay)
+            else:
+                average.copy_(current)
 
 
 class StopSafely(Callback):

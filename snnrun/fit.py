@@ -12,6 +12,7 @@ from snnrun.source import Definition, definition
 TRAITS = {
     "adaptive": "its threshold adapts to its own spikes",
     "clamped_rate": "gives out spikes as large as its threshold, whose rate is a clamp of its input's",
+    "chain": "every layer reads the one before it, and no other",
     "convolutional": "made of convolutions",
     "current": "feeds real-valued input",
     "dense": "a chain of fully connected layers",
@@ -29,6 +30,7 @@ TRAITS = {
     "rate_readout": "a linear map of the rate of the last neurons",
     "recurrent": "some layers feed themselves",
     "settling": "its rate settles at its mean current, cut at 0 and 1",
+    "refractory": "it is silent for some steps after a spike",
     "signed_spikes": "gives out spikes of either sign, times an amplitude",
     "soft_reset": "a spike subtracts the threshold",
     "spatial": "samples are images (C, H, W)",

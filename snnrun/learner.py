@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -95,6 +95,7 @@ class Learner(LightningModule):
         self.began = time.perf_counter()  # of the run, as if it never had been stopped
         self.started = 0.0  # of the running epoch
         self.samples = 0  # that the running epoch has trained on
+        self.places: Tensor | None = None  # of the running batch in the training data
 
     def exchange(self, net: nn.Module) -> None:
         """Put another network in the place of the trained one, and count its activity."""
@@ -130,7 +131,7 @@ class Learner(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """The rule's loss of a batch. Raises `NotFinite`."""
-        x, y, _ = batch
+        x, y, self.places = batch
         self.samples += len(y)
         x = self.prepare(x, train=True)
         last = not self.validates and batch_idx + 1 == self.trainer.num_training_batches
@@ -235,7 +236,7 @@ class Learner(LightningModule):
         self.scores = self._read(self.tally, "test")
         self.accuracy_by_step = []
         if self.tally.sums is not None and self.right is not None:
-            right = 100 * self._over_ranks(self.right).double() / self.tally.sums[0].item()
+            right = 100 * self.over_ranks(self.right).double() / self.tally.sums[0].item()
             self.accuracy_by_step = [round(acc, 4) for acc in right.tolist()]
         self._gather_activity()
         self._gather_predicted()
@@ -251,7 +252,7 @@ class Learner(LightningModule):
         rate = self.activity.rate()
         row = {
             "epoch": self.current_epoch,
-            "samples": self._over_ranks(torch.tensor(self.samples)).item(),
+            "samples": self.over_ranks(torch.tensor(self.samples)).item(),
             **self._read(self.tally, "train"),
             **self.scores,
             "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -274,17 +275,18 @@ class Learner(LightningModule):
 
     def _read(self, tally: Tally, split: str) -> dict[str, float]:
         if tally.sums is not None:
-            tally.sums = self._over_ranks(tally.sums)
+            tally.sums = self.over_ranks(tally.sums)
         return {f"{split}/{name}": value for name, value in tally.compute().items()}
 
-    def _over_ranks(self, count: Tensor) -> Tensor:
+    def over_ranks(self, count: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
+        """The sum or the maximum of a count over all processes."""
         if self._trainer is None or self.trainer.world_size == 1:
             return count
-        return self.trainer.strategy.reduce(count.to(self.device), reduce_op="sum")  # pyright: ignore[reportReturnType]
+        return self.trainer.strategy.reduce(count.to(self.device), reduce_op=how)  # pyright: ignore[reportReturnType, reportArgumentType]
 
     def _gather_activity(self) -> None:
         if self.trainer.world_size > 1:
-            self.activity.add_up(self._over_ranks)
+            self.activity.add_up(self.over_ranks)
 
     def _gather_predicted(self) -> None:
         """Put the predictions of all processes into the order of the test split, of which each has had every n-th."""
@@ -325,6 +327,10 @@ class Learner(LightningModule):
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         x, y = data.training_batch(self.current_epoch, number)
         return self.prepare(x.to(self.device), train=False), y.to(self.device)
+
+    def training_size(self) -> int:
+        """How many samples the training data have, those kept for validation too."""
+        return len(self.trainer.datamodule.samples["train"])  # pyright: ignore[reportAttributeAccessIssue]
 
     def load_best(self, *, restart: bool = False) -> None:
         """Take up the weights of the best epoch, if another one than this; without validation data nothing is best.
@@ -369,8 +375,8 @@ class Learner(LightningModule):
         sums = self.tally.sums
         checkpoint["snnrun"] = {
             "schedule": self.schedule.state_dict() if self.schedule else {},
-            "tally": None if sums is None else self._over_ranks(sums.clone()),
-            "samples": int(self._over_ranks(torch.tensor(self.samples))),
+            "tally": None if sums is None else self.over_ranks(sums.clone()),
+            "samples": int(self.over_ranks(torch.tensor(self.samples))),
             "seconds": time.perf_counter() - self.started,
             "elapsed": time.perf_counter() - self.began,
             "history": self.history,

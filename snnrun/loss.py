@@ -122,6 +122,35 @@ class TraceCount(SpikeCount):
         return super().forward(out, y, readout=readout) * len(y)
 
 
+class CountMargin(nn.Module):
+    r"""Squared distance of the number of output spikes from a target count, where it is more than a margin.
+
+    $$L = \frac{1}{2} \sum_c e_c^2\, [|e_c| > m], \qquad e_c = \sum_t o_{t,c} - n_c$$
+
+    **Arguments:**
+
+    - `true_count`: spikes wanted of the right class over the whole sequence.
+    - `false_count`: spikes wanted of every other class.
+    - `margin`: m, how far off a count may be.
+
+    Zhang & Li, *Spike-train level backpropagation for training deep recurrent spiking neural networks*, NeurIPS 2019;
+    the authors report twice this sum.
+    """
+
+    needs = frozenset({"spiking_output"})
+
+    def __init__(self, true_count: float = 35.0, false_count: float = 5.0, margin: float = 5.0):
+        super().__init__()
+        self.true_count, self.false_count, self.margin = true_count, false_count, margin
+
+    def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
+        """Sum over classes, mean over the batch. The readout is not used."""
+        count = out.sum(0)
+        right = functional.one_hot(y, count.shape[1]).bool()
+        error = count - torch.where(right, self.true_count, self.false_count)
+        return (error * (error.abs() > self.margin)).square().sum(1).mean() / 2
+
+
 class Kernel(nn.Module):
     r"""Squared distance of the output traces from those of a desired spike train, summed over time, classes and batch.
 

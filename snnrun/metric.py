@@ -268,9 +268,12 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
 
     **Arguments:**
 
-    - `synapse`: the module; `nn.Linear`, `nn.Conv2d` and `nn.ConvTranspose2d` are counted.
+    - `synapse`: the module; `nn.Linear`, `nn.Conv2d`, `nn.ConvTranspose2d` and what states a `fan_out` are counted.
     - `x`: its input `(T, B, ...)`.
     """
+    known = getattr(synapse, "fan_out", None)
+    if isinstance(known, Tensor):
+        return known
     match synapse:
         case nn.Linear():
             return torch.tensor(float(synapse.out_features), device=x.device)

@@ -39,3 +39,21 @@ class WarmupCosine(LRScheduler):
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         factor = rise * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return [rate * factor for rate in self.base_lrs]
+
+
+class InverseSqrt(LRScheduler):
+    r"""The rate falls with the square root of time.
+
+    $$\eta_n = \eta_0 / \sqrt{n + 1}$$
+
+    **Arguments:**
+
+    - `optimizer`: whose rates are set; n counts the calls of `step`.
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of every group."""
+        return [lr / (self.last_epoch + 1) ** 0.5 for lr in self.base_lrs]

@@ -105,6 +105,12 @@ def test_moving_average_takes_lightnings_counter():
     assert average[0].item() == pytest.approx(0.9)  # decay 1/10 at first
 
 
+def test_what_is_not_real_valued_is_taken_as_it_is():
+    mask, count = torch.tensor([True, False]), torch.tensor([3])
+    MovingAverage(0.9)([mask, count], [~mask, count + 4], 5)
+    assert mask.tolist() == [False, True] and count.item() == 7
+
+
 @pytest.mark.parametrize("decay", [-0.1, 0.0, 1.0, 2.0])
 def test_a_decay_that_is_none(decay):
     with pytest.raises(ValueError) as error:

@@ -26,6 +26,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "model.event_kernel": ({"neuron.kernel"}, set()),
     "rule": ({"neuron", "model.layers"}, TORCH),
     "rule.desire_kernel": ({"neuron.kernel"}, {"numpy"}),
+    "rule.train_loop": ({"neuron.kernel"}, {"numpy"}),
     "loss": (set(), TORCH),
     "scheduler": (set(), TORCH),
     "readout": ({"neuron", "model.layers"}, TORCH),

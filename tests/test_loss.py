@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from snnrun.config import Choices, instantiate
-from snnrun.loss import TET, CrossEntropy, Kernel, RateMSE, Softmax, SpikeCount, TraceCount
+from snnrun.loss import (
+    TET,
+    CountMargin,
+    CrossEntropy,
+    Kernel,
+    RateMSE,
+    Softmax,
+    SpikeCount,
+    TraceCount,
+)
 from snnrun.readout import Readout
 
 CHOICES = Choices()
@@ -96,6 +105,19 @@ def test_spike_count_is_one_sided(true, false, expected):
         out[:false, 0, c] = 1
     value = SpikeCount()(out, torch.tensor([2]), readout=Readout())
     assert value.item() == pytest.approx(expected)
+
+
+def test_count_margin():
+    """An error of exactly the margin counts for nothing, a larger one in full."""
+    out = torch.zeros(9, 2, 3, dtype=torch.float64)
+    out[:9, 0, 0] = out[:4, 0, 1] = out[:3, 1, 1] = out[:6, 1, 2] = 1
+    out.requires_grad_()
+    loss = CountMargin(7, 1, 2)(out, torch.tensor([0, 1]), readout=Readout("sum"))
+    # errors: 2, 3, -1 and -1, -4, 5
+    assert loss.item() == (9 + 16 + 25) / 4
+    loss.backward()
+    assert out.grad is not None
+    assert torch.equal(out.grad, torch.tensor([[0, 1.5, 0], [0, -2, 2.5]]).expand(9, 2, 3))
 
 
 @pytest.mark.parametrize("option", CHOICES.options("loss"))

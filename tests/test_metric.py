@@ -366,6 +366,14 @@ def test_layers_of_a_loop_are_counted_at_every_step():
     assert operations["ac"] == round((fired.sum() * 5 + fired[:-1].sum() * 3).item() / B)
 
 
+def test_fan_out_of_connections_that_exist():
+    known = torch.tensor([2.0, 0.0, 1.0])
+    synapse = nn.Linear(3, 3)
+    assert fan_out_of(synapse, torch.zeros(1, 1, 3)) == 3
+    synapse.fan_out = known
+    assert fan_out_of(synapse, torch.zeros(1, 1, 3)) is known
+
+
 def test_fan_out_at_the_border_of_an_image():
     fan_out = fan_out_of(nn.Conv2d(1, 10, 3, padding=1), torch.zeros(1, 1, 1, 3, 3))
     assert fan_out is not None

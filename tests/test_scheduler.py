@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.scheduler import WarmupCosine
+from snnrun.scheduler import InverseSqrt, WarmupCosine
 
 
 def rates(**options: int) -> list[float]:
@@ -53,3 +53,19 @@ def test_wrong_options(options, message):
     with pytest.raises(ValueError) as error:
         rates(total_steps=4, **options)
     assert str(error.value) == message
+
+
+def test_the_rate_falls_with_the_square_root():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([{"params": [weight], "lr": 0.5}], lr=1.0)
+    schedule = InverseSqrt(optimizer)
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0.5, 0.5 / 2**0.5, 0.5 / 3**0.5, 0.25])
+    again = InverseSqrt(optimizer)
+    again.load_state_dict(schedule.state_dict())
+    again.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / 6**0.5)

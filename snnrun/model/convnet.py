@@ -34,7 +34,7 @@ class ConvNet(nn.Module):
     - `dense_norm`: normalise dense layers too.
     """
 
-    traits = frozenset({"feedforward", "convolutional"})
+    traits = frozenset({"feedforward", "convolutional", "chain"})
     needs = frozenset({"spatial"})
 
     def __init__(

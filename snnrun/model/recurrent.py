@@ -21,7 +21,7 @@ class Recurrent(nn.Module):
     - `bias`: give the hidden layers a bias.
     """
 
-    traits = frozenset({"recurrent"})
+    traits = frozenset({"recurrent", "chain"})
 
     def __init__(
         self,

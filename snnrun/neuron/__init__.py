@@ -14,6 +14,7 @@ from snnrun.neuron.lif import LIF
 from snnrun.neuron.msat import MSAT
 from snnrun.neuron.plif import PLIF
 from snnrun.neuron.psc_lif import PSCLIF
+from snnrun.neuron.refractory_lif import RefractoryLIF
 from snnrun.neuron.scaled import Scaled
 from snnrun.neuron.ternary import Binary, Ternary
 
@@ -36,6 +37,7 @@ __all__ = [
     "Leaky",
     "Neuron",
     "OwnBackward",
+    "RefractoryLIF",
     "Scaled",
     "State",
     "Ternary",

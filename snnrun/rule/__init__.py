@@ -8,6 +8,7 @@ from snnrun.rule.ide import IDE
 from snnrun.rule.progressive_tandem import ProgressiveTandem
 from snnrun.rule.reset_bptt import ResetBPTT
 from snnrun.rule.spide import SPIDE
+from snnrun.rule.st_rsbp import STRSBP
 from snnrun.rule.tandem import Tandem
 from snnrun.rule.trace import TraceRule
 from snnrun.rule.tssl import TSSL
@@ -17,6 +18,7 @@ __all__ = [
     "DSR",
     "IDE",
     "SPIDE",
+    "STRSBP",
     "TSSL",
     "Conversion",
     "DesireBP",

@@ -1,7 +1,7 @@
 """What a learning rule is, and the one that all others change: surrogate gradients through time."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ class Learning(Protocol):
     encoder: nn.Module
     readout: Callable[[Tensor], Tensor]
     criterion: Callable[..., Tensor]
+    places: (
+        Tensor | None
+    )  # of the running batch's samples in the training data; None outside of training
 
     def __call__(self, x: Tensor, chunk: int = 0) -> Tensor:
         """Encode a batch and run the network, inside `carry` in chunks of some steps: `(T, B, num_classes)`."""
@@ -32,6 +35,14 @@ class Learning(Protocol):
 
     def training_batch(self, number: int = 0) -> tuple[Tensor, Tensor]:
         """A batch of training data, not augmented, and its labels; a function of seed, epoch and number alone."""
+        ...
+
+    def training_size(self) -> int:
+        """How many samples the training data have, those kept for validation too."""
+        ...
+
+    def over_ranks(self, count: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
+        """The sum or the maximum of a count over all processes."""
         ...
 
     def load_best(self, *, restart: bool = False) -> None:
@@ -52,7 +63,7 @@ class Rule(nn.Module):
     traits: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     decay_weights_only = False  # weight decay spares all but the weights of synapses
-    # how far a schedule has come: plain numbers, which a checkpoint holds as state["snnrun"]["rule"]
+    # how far a schedule has come: plain numbers and tensors, which a checkpoint holds as state["snnrun"]["rule"]
     progress: Mapping[str, Any] = {}
 
     def kernel(self, neuron: Neuron) -> Kernel:

@@ -8,22 +8,11 @@ from torch import Tensor, nn
 
 from snnrun.model.layers import Dropout, Layer, Pool, layers, parts
 from snnrun.neuron import DesireLIF
-from snnrun.neuron.base import recall, remember
 from snnrun.neuron.kernel import Fused
 from snnrun.rule.base import Learning, Rule
+from snnrun.rule.delay import Delay
 from snnrun.rule.desire_engine import Arrays, Batch, Events
-
-
-class Delay(nn.Module):
-    """Hands on the current of the step before: spikes of a hidden layer arrive one step late."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(T, B, ...)` to the same shape; at rest before the first step."""
-        if len(x) == 0:
-            return x
-        before = recall(self)
-        remember(self, (x[-1:],))
-        return torch.cat([torch.zeros_like(x[:1]) if before is None else before[0], x[:-1]])
+from snnrun.rule.precision import refuse_low_precision
 
 
 class DesireBP(Rule):
@@ -142,7 +131,7 @@ class DesireBP(Rule):
     def loss(self, learner: Learning, x: Tensor, y: Tensor) -> Tensor:
         """Run the batch, keep the estimate for `backward`, and tell the criterion of the output."""
         with torch.no_grad():
-            refuse_low_precision(x.device.type, next(learner.net.parameters()).dtype)
+            refuse_low_precision("desire_bp", x.device.type, next(learner.net.parameters()).dtype)
             if getattr(learner, "watching", False):
                 learner(x)  # firing rates are counted in a pass of their own
             chain, drops = self._chain(learner.net)
@@ -209,12 +198,3 @@ def plain_rate(learner: Any) -> float:
             " optimizer=sgd optimizer.momentum=0 optimizer.weight_decay=0."
         )
     return groups[0]["lr"]
-
-
-def refuse_low_precision(device: str, dtype: torch.dtype) -> None:
-    """Raise `ValueError` unless weights and potentials have at least float32."""
-    if torch.is_autocast_enabled(device) or dtype.itemsize < 4:
-        raise ValueError(
-            "rule=desire_bp needs trainer.precision=32-true or 64-true: in 16 bits a weight would lose small changes,"
-            " and potentials near the threshold would fire otherwise than in training."
-        )

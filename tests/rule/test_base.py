@@ -226,7 +226,7 @@ def test_learns_synthetic_data(option, words):
 
     if "rule.truncate=2" in words and "truncate" not in CHOICES.load("rule", option):
         pytest.skip(f"rule={option} has no truncation")
-    cfg = without_hydra(CHOICES.compose([f"rule={option}", "dataset.steps=4", *words]))
+    cfg = without_hydra(CHOICES.compose([f"rule={option}", *words]))
     _, learner = build(cfg)
     rule, net = learner.rule, learner.net
     optimizer = learner.make_optimizer(rule.param_groups(net))

@@ -13,10 +13,9 @@ from snnrun.config import BadRequest, Choices
 from snnrun.encoder import Integrate
 from snnrun.loss import CrossEntropy
 from snnrun.model import MLP
-from snnrun.neuron import DesireLIF, carry, scan
+from snnrun.neuron import DesireLIF, scan
 from snnrun.readout import SpikingReadout
 from snnrun.rule import DesireBP
-from snnrun.rule.desire_bp import Delay
 from snnrun.rule.desire_engine import Arrays, Events
 from snnrun.surrogate import ATan
 
@@ -155,15 +154,6 @@ def test_dropped_neurons_neither_fire_nor_learn():
     torch.manual_seed(5)
     kept = torch.rand(1, 30, dtype=torch.float64) >= 0.5
     assert not first[~kept[0]].any() and first[kept[0]].any()
-
-
-def test_a_delay_streams():
-    x = torch.rand(6, 2, 3)
-    delay = Delay()
-    whole = delay(x)
-    assert not whole[0].any() and torch.equal(whole[1:], x[:-1])
-    with carry(delay):
-        assert torch.equal(torch.cat([delay(x[:1]), delay(x[1:4]), delay(x[4:])]), whole)
 
 
 def test_initial_weights():
