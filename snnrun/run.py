@@ -285,7 +285,7 @@ def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> 
     """
     data, learner = build(run.cfg)
     run.cfg.logger = {}
-    run.cfg.trainer |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    run.cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
     trainer = make_trainer(run, learner, data, bar=bar)
     found = load(learner, checkpoint, fmt)
     data.prepare_data()
