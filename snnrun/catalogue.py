@@ -1,5 +1,6 @@
 """What there is to choose from: `list` and `show`. Reads YAML and source text; imports no part."""
 
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from snnrun.check import composed, entered, request, without_hydra
 from snnrun.config import BadRequest, Choices, check_types, closest, group_defaults, parse
-from snnrun.fit import TRAITS, lacking
+from snnrun.fit import TRAITS, ignored, lacking
 from snnrun.source import Definition, definition
 
 
@@ -86,10 +87,13 @@ def show(words: list[str]) -> int:
     """The verb `show`: parts with equation, arguments and file; without a group=option, the whole configuration."""
     choices, overrides = request(words)
     chosen = [o for o in parse(overrides) if choices.is_group(o) and not o.is_delete()]
-    cfg = composed(choices, overrides) if overrides else choices.compose([])
     if not chosen:
+        cfg = composed(choices, overrides) if overrides else choices.compose([])
         print(OmegaConf.to_yaml(cfg_without_hydra(cfg)), end="")
         return 0
+    cfg = entered(choices, overrides)  # a part may be looked at before others fit it
+    for warning in ignored(without_hydra(cfg), group_defaults(cfg), overrides):
+        print(warning, file=sys.stderr)
     for override in chosen:
         group, option = str(override.key_or_group), str(override.value())
         file = choices.file(group, option)

@@ -115,10 +115,11 @@ class Learner(LightningModule):
         chunks = encoded.split(chunk) if chunk else [encoded]
         if not self.watching:
             return joined([self.net(part) for part in chunks])
-        kinds = getattr(self.encoder, "traits", ())
-        current = self.static and "input_spikes" not in kinds
-        tau_s = self.encoder.tau_s if "input_trace" in kinds else None
-        with self.activity.watch(encoded, current=current, tau_s=tau_s):  # pyright: ignore[reportArgumentType]
+        kinds = getattr(self.encoder, "traits", frozenset())
+        current = self.static and not kinds & {"input_spikes", "input_times"}
+        tau_s: Any = self.encoder.tau_s if "input_trace" in kinds else None
+        times = "input_times" in kinds
+        with self.activity.watch(encoded, current=current, tau_s=tau_s, times=times):
             # not as compiled: that would not know of the hooks
             return joined([self.net.forward(part) for part in chunks])
 
@@ -421,10 +422,12 @@ class Learner(LightningModule):
     def _trace_not_finite(self, loss: Tensor, x: Tensor) -> str:
         where = f"at epoch {self.current_epoch}, step {self.global_step}"
         first: list[str] = []
+        # an infinite spike time is silence
+        broken = torch.isnan if "input_times" in getattr(self.encoder, "traits", ()) else not_finite
 
         def check(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, out: Any) -> None:
-                if not first and isinstance(out, Tensor) and not torch.isfinite(out).all():
+                if not first and isinstance(out, Tensor) and broken(out).any():
                     first.append(name)
 
             return hook
@@ -459,3 +462,8 @@ class Learner(LightningModule):
             f"The loss is {value} {where}. The first layer whose output is not finite is {first[0]}; {cause}."
             + REMEDY
         )
+
+
+def not_finite(x: Tensor) -> Tensor:
+    """Where there is no number."""
+    return ~torch.isfinite(x)

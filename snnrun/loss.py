@@ -214,3 +214,30 @@ class Softmax(nn.Module):
     def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
         """Mean over the batch."""
         return functional.cross_entropy(out.sum(0), y)
+
+
+class FirstSpike(nn.Module):
+    r"""Cross entropy of spike times: the right class should fire first.
+
+    $$L = -\ln \frac{e^{-t_y}}{\sum_i e^{-t_i}}$$
+
+    The readout is not used. An output that is silent counts as a spike at `t_max`, which passes no gradient.
+
+    **Arguments:**
+
+    - `t_max`: the time that stands for silence.
+
+    Zhang et al., *Rectified linear postsynaptic potential function*, TNNLS 2022.
+    """
+
+    traits = frozenset({"loss_of_times"})
+    needs = frozenset({"time_output"})
+
+    def __init__(self, t_max: float = 10.0):
+        super().__init__()
+        self.t_max = t_max
+
+    def forward(self, out: Tensor, y: Tensor, *, readout: ReadoutFunction) -> Tensor:
+        """Mean over the batch."""
+        times = torch.where(out[0].isfinite(), out[0], self.t_max)
+        return functional.cross_entropy(-times, y)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from snnrun.encoder.profile import factors
 from snnrun.model.layers import Layer, fires, layers
+from snnrun.model.receptive import margins
 from snnrun.neuron.base import Neuron, State, carrying, wide
 from snnrun.neuron.psc_lif import PSCLIF, unfilter
 
@@ -29,7 +30,7 @@ class Tally:
     **Arguments:**
 
     - `num_classes`: top-5 accuracy is taken where there are more than ten.
-    - `ties`: `first`: of equal scores any may count as best; `wrong`: only a score above all others does.
+    - `ties`: `first`: of equal scores that of the first class counts as best; `wrong`: only one above all others does.
     """
 
     def __init__(self, num_classes: int, ties: Literal["first", "wrong"] = "first"):
@@ -50,7 +51,8 @@ class Tally:
             own = logits.gather(-1, y[:, None].expand(*logits.shape[:-1], 1))
             better = (logits >= own).sum(-1, keepdim=True) - 1  # or as good
             return better == torch.arange(places, device=y.device)
-        return logits.topk(places, dim=-1).indices == y[:, None]
+        best = logits.sort(dim=-1, descending=True, stable=True).indices
+        return best[..., :places] == y[:, None]
 
     def compute(self) -> dict[str, float]:
         """`loss`, `acc` and, with more than ten classes, `acc5`, in percent; empty if nothing was added."""
@@ -88,7 +90,9 @@ class Activity:
         self.dense: dict[str, int] = {}  # operations of one dense pass over one sample
 
     @contextmanager
-    def watch(self, x: Tensor, *, current: bool, tau_s: float | None = None) -> Iterator[None]:
+    def watch(
+        self, x: Tensor, *, current: bool, tau_s: float | None = None, times: bool = False
+    ) -> Iterator[None]:
         """Count everything that the network does inside.
 
         **Arguments:**
@@ -96,6 +100,7 @@ class Activity:
         - `x`: the network's input `(T, B, ...)`.
         - `current`: whether `x` is a current rather than spikes; layers that read it multiply.
         - `tau_s`: the time constant of `x`, where it is a trace of spikes or of a current.
+        - `times`: whether `x`, and what the layers exchange, are spike times: one spike where there is a time.
         """
         self.samples += x.shape[1]
         currents = [x] if current else []  # kept alive, so that their storage is not used again
@@ -144,6 +149,8 @@ class Activity:
                     counted = known.get(id(inputs[0]))
                     if counted and counted[0]() is inputs[0]:
                         spikes = counted[1]
+                    elif times:
+                        spikes = active(source.isfinite())
                     else:
                         spikes = active((source if trace is None else events(source, trace))[skip:])
                     _add(self.accumulates, name, (spikes * fan_out).sum(dtype=torch.float64))
@@ -306,19 +313,6 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             return reach * (synapse.out_channels // synapse.groups)
         case _:
             return None
-
-
-def margins(convolution: nn.Conv2d) -> tuple[list[int], list[int]]:
-    """Padding before and after each side of an image; "same" pads the odd one behind."""
-    match convolution.padding:
-        case "same":
-            sizes = zip(convolution.dilation, convolution.kernel_size, strict=True)
-            total = [dilation * (kernel - 1) for dilation, kernel in sizes]
-            return [n // 2 for n in total], [n - n // 2 for n in total]
-        case "valid":
-            return [0, 0], [0, 0]
-        case padding:
-            return [int(n) for n in padding], [int(n) for n in padding]
 
 
 def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -185,3 +185,34 @@ class RateReadout(Readout):
             total, weight = self.decay * total + out_t, self.decay * weight + 1
             means.append(total / weight)
         return torch.stack(means)
+
+
+class FirstSpikeReadout(Readout):
+    r"""A head of neurons that fire once, read by their spike times: the first one decides.
+
+    $$z = -t$$
+
+    An output that is silent scores minus infinity; of equal scores that of the first class wins.
+
+    **Arguments:** as `Readout`; `neuron` is the network's own, `reduce` has nothing to reduce.
+    """
+
+    traits = frozenset({"time_output"})
+    needs = frozenset({"loss_of_times", "spike_times"})
+
+    def __init__(
+        self,
+        reduce: Literal["mean", "sum", "last", "max"] = "last",
+        neuron: Callable[[int], Neuron] | None = None,
+        norm: NormFactory | None = None,
+        bias: bool = False,
+    ):
+        super().__init__(reduce, neuron, norm, bias)
+
+    def forward(self, out: Tensor) -> Tensor:
+        """`(1, B, C)` to `(B, C)`."""
+        return -out[0]
+
+    def running(self, out: Tensor) -> Tensor:
+        """`(1, B, C)` to the same shape."""
+        return -out

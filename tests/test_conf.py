@@ -30,8 +30,14 @@ PARTS = [pair for pair in OPTIONS if pair[0] not in ("experiment", "paper")]
 PASSED = {"model": {"neuron", "norm"}, "readout": {"neuron", "norm"}}
 # settings of a data set that belong to the data, not to the class that reads it
 OF_THE_DATA = {"crop", "flip"}
-# values without which an option refuses to run
-NEEDED_VALUES = {("loss", "kernel"): ["dataset.steps=5"]}
+# what an option refuses to run without
+NEEDED_VALUES = {
+    ("loss", "kernel"): ["dataset.steps=5"],
+    ("neuron", "rel_psp"): ["rule=stdbp"],
+    ("encoder", "spike_time"): ["rule=stdbp"],
+    ("readout", "first_spike"): ["rule=stdbp"],
+    ("loss", "first_spike"): ["rule=stdbp"],
+}
 
 
 def missing(cfg: DictConfig) -> list[str]:

@@ -10,6 +10,7 @@ from snnrun.loss import (
     TET,
     CountMargin,
     CrossEntropy,
+    FirstSpike,
     Kernel,
     RateMSE,
     Softmax,
@@ -208,3 +209,17 @@ def test_trace_count():
 
 def test_softmax_sums_over_time_whatever_the_readout():
     assert given(Softmax(), "last") == pytest.approx(cross_entropy(OUT.sum(0)), rel=1e-12)
+
+
+# --- losses of spike times
+
+
+def test_first_spike_is_cross_entropy_with_silence_at_t_max():
+    times = np.array(OUT[:1])
+    times[0, [0, 2], [0, 3]] = np.inf  # the right output of a sample, and another one
+    expected = cross_entropy(-np.where(np.isinf(times[0]), 7.0, times[0]))
+    assert given(FirstSpike(7.0), out=times) == pytest.approx(expected, rel=1e-12)
+    out = torch.from_numpy(times).requires_grad_()
+    FirstSpike(7.0)(out, torch.from_numpy(Y), readout=Readout()).backward()
+    assert out.grad is not None and out.grad.isfinite().all()
+    assert torch.equal(out.grad == 0, out.isinf())

@@ -20,7 +20,7 @@ from snnrun.metric import (
     watch_spikes,
 )
 from snnrun.model import Dropout, FeedbackSNN, Layer, Pool
-from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF, carry
+from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF, RelPSP, carry
 from snnrun.surrogate import ATan
 
 T, B = 4, 2
@@ -70,6 +70,17 @@ def test_tally_equals_numpy(classes):
     assert ("acc5" in scores) == (classes > 10)
     if classes > 10:
         assert scores["acc5"] == pytest.approx(100 * expected[2])
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_of_equal_scores_the_first_class_is_best(classes):
+    for score in (0.0, float("-inf")):  # as where no output fires
+        tally, logits = Tally(classes), torch.full((classes, classes), score)
+        tally.update(torch.tensor(0.0), logits, torch.arange(classes))
+        scores = tally.compute()
+        assert scores["acc"] == pytest.approx(100 / classes)
+        assert classes < 11 or scores["acc5"] == pytest.approx(500 / classes)
+        assert not logits.argmax(1).any()
 
 
 def test_ties_may_be_wrong():
@@ -453,7 +464,7 @@ def test_watch_potentials_of_every_neuron(option):
     """A run must not fail at its very end because of a picture."""
     cfg = Choices().compose([f"neuron={option}"])
     neuron = factory(cfg.neuron)(6)
-    net = nn.Sequential(Layer(nn.Linear(3, 6), None, neuron))
+    net = nn.Sequential(Layer(nn.Linear(3, 6, bias=False), None, neuron))
     x = torch.rand(T, B, 3)
     out = net(x)
     traces = watch_potentials(net, x, 4)
@@ -467,3 +478,31 @@ def test_a_tie_after_a_step_counts_as_it_does_in_the_end():
     steps = torch.tensor([[[1.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]], [[2.0, 3.0, 0.0]]])
     assert Tally(3, ties="wrong").top(steps, torch.tensor([0]))[..., 0].tolist() == [[0], [1], [0]]
     assert Tally(3).top(steps[1:], torch.tensor([0]))[..., 0].tolist() == [[1], [0]]
+
+
+# --- spike times
+
+
+def timed(weight: list[list[float]]) -> Layer:
+    synapse = nn.Linear(len(weight[0]), len(weight), bias=False)
+    synapse.weight.data = torch.tensor(weight)
+    return Layer(synapse, None, RelPSP())
+
+
+def test_a_time_is_one_spike_and_infinity_none():
+    """A time of 0 is a spike, too: zeros are not silence here."""
+    net = nn.Sequential(timed([[1.0, 1.0], [1.0, -2.0], [-1.0, 0.0]]), timed([[1.0, 1.0, 1.0]]))
+    x = torch.tensor([[[0.0, float("inf")], [0.0, 0.5], [float("inf"), float("inf")]]])
+    activity = Activity(net)
+    with activity.watch(x, current=False, times=True):
+        out = net(x)
+    assert out.isfinite().flatten().tolist() == [True, True, False]
+    # first layer: neurons 0 and 1, then 0 alone (1 falls before it reaches 1), then none
+    assert {k: v.tolist() for k, v in activity.fired.items()} == {"0": [2, 1, 0], "1": [2]}
+    assert activity.rates() == pytest.approx({"0": 3 / 9, "1": 2 / 3})
+    assert activity.silent() == pytest.approx({"0": 1 / 3, "1": 0})
+    assert activity.rate() == pytest.approx(5 / 12) and activity.output == "1"
+    counted = activity.operations()
+    assert counted["mac"] == 0 and counted["ac"] == round((3 * 3 + 3) / 3)
+    seen, _ = watch_spikes(net, x, 10)
+    assert seen["0"].tolist() == [[[1, 1, 0], [1, 0, 0], [0, 0, 0]]]

@@ -113,8 +113,8 @@ def test_every_head_is_new():
 @pytest.mark.parametrize("option", CHOICES.options("readout"))
 def test_every_option(option):
     """Head and reduction of the YAML: shapes, kind of output, gradients, copies."""
-    fitting = ["neuron=dsr_if"] if option == "representation" else []
-    readout = build(option, *fitting, "neuron.threshold=0.5")
+    needed = {"representation": ["neuron=dsr_if"], "first_spike": ["neuron=rel_psp"]}
+    readout = build(option, *needed.get(option, []), "neuron.threshold=0.5")
     torch.manual_seed(0)
     head = readout.head(7, 4)
     x = 3 * torch.rand(5, 6, 7)

@@ -5,6 +5,7 @@ from snnrun.encoder.integrate import Integrate
 from snnrun.encoder.latency import Latency
 from snnrun.encoder.poisson import Poisson
 from snnrun.encoder.psc import PSC
+from snnrun.encoder.spike_time import SpikeTime
 from snnrun.encoder.zero_expand import ZeroExpand
 
-__all__ = ["PSC", "Direct", "Integrate", "Latency", "Poisson", "ZeroExpand"]
+__all__ = ["PSC", "Direct", "Integrate", "Latency", "Poisson", "SpikeTime", "ZeroExpand"]

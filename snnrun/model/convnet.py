@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ class ConvNet(nn.Module):
     """
 
     traits = frozenset({"feedforward", "convolutional", "chain"})
+    traits_if: ClassVar = {("pool", "max"): {"passes_times"}}
     needs = frozenset({"spatial"})
 
     def __init__(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Literal, TypeGuard
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from snnrun.encoder.profile import factors, linear_over_time
 from snnrun.model.events import few_events, linear_of_events
+from snnrun.model.receptive import by_input
 from snnrun.neuron.base import Neuron, carrying, recall, remember
 from snnrun.norm.batch import BatchNorm
 
@@ -72,6 +74,10 @@ class Layer(nn.Module):
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
+        if respond := getattr(self.neuron, "respond", None):  # there is no current
+            assert isinstance(self.neuron, Neuron)
+            how = partial(by_input, respond, self.synapse, outside=self.neuron.silence)
+            return over_time(how, x)
         current = self.current(x)
         return (
             self.neuron(current) if self.recurrent is None else self._loop(current, self.recurrent)
@@ -149,23 +155,23 @@ class Pool(nn.Module):
 
     **Arguments:**
 
-    - `kind`: `max`, `avg` or `sum`.
+    - `kind`: `max`, `avg`, `sum`, or `min`, which of spike times is the earliest.
     - `size`: side of the square window; None for the whole image. What does not fill a window is left out.
     - `stride`: distance of two windows; None for `size`.
-    - `padding`: rows and columns around the image that no maximum is taken of, and that count as zeros otherwise.
+    - `padding`: rows and columns around the image that no extreme is taken of, and that count as zeros otherwise.
     - `gain`: factor on the result.
     """
 
     def __init__(
         self,
-        kind: Literal["max", "avg", "sum"],
+        kind: Literal["max", "avg", "sum", "min"],
         size: int | None,
         stride: int | None = None,
         padding: int = 0,
         gain: float = 1.0,
     ):
         super().__init__()
-        self.kind: Literal["max", "avg", "sum"] = kind
+        self.kind: Literal["max", "avg", "sum", "min"] = kind
         self.size, self.stride, self.padding, self.gain = size, stride, padding, gain
 
     def extra_repr(self) -> str:
@@ -176,9 +182,11 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(T, B, C, H, W)` to the same with `H // size` and `W // size`, if there is neither stride nor padding."""
-        pool = functional.max_pool2d if self.kind == "max" else functional.avg_pool2d
+        pool = functional.max_pool2d if self.kind in ("max", "min") else functional.avg_pool2d
         window = tuple(x.shape[-2:]) if self.size is None else (self.size, self.size)
+        x = -x if self.kind == "min" else x
         y = over_time(lambda step: pool(step, window, self.stride, self.padding), x)
+        y = -y if self.kind == "min" else y
         gain = self.gain * math.prod(window) if self.kind == "sum" else self.gain
         return y if gain == 1 else y * gain
 

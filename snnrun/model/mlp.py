@@ -21,7 +21,7 @@ class MLP(nn.Module):
     - `bias`: give the hidden layers a bias; without effect on what the network can do where a norm follows.
     """
 
-    traits = frozenset({"feedforward", "dense", "chain"})
+    traits = frozenset({"feedforward", "dense", "chain", "passes_times"})
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from snnrun.neuron.msat import MSAT
 from snnrun.neuron.plif import PLIF
 from snnrun.neuron.psc_lif import PSCLIF
 from snnrun.neuron.refractory_lif import RefractoryLIF
+from snnrun.neuron.rel_psp import RelPSP
 from snnrun.neuron.scaled import Scaled
 from snnrun.neuron.ternary import Binary, Ternary
 
@@ -38,6 +39,7 @@ __all__ = [
     "Neuron",
     "OwnBackward",
     "RefractoryLIF",
+    "RelPSP",
     "Scaled",
     "State",
     "Ternary",

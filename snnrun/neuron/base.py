@@ -104,12 +104,17 @@ class Neuron(nn.Module):
     A subclass writes `init_state` and a pure `step`; `forward` is never overridden. No state is kept on the module.
     A factor on its output that may as well be part of the weights that read it is a parameter `amplitude` of shape (1,)
     or (C,), or None: it is folded into them before a test. `undecayed` names own parameters without weight decay;
-    `potential` is the place of the membrane potential in the state, None where there is none.
+    `potential` is the place of the membrane potential in the state, None where there is none; `silence` is what the
+    neuron gives out where there is no spike.
+
+    A neuron to which the weighted sum of its inputs says too little defines `respond(inputs, weights)`, from
+    `(rows, inputs)` and `(neurons, inputs)` to `(rows, neurons)`: its layer calls that, and no `step` is needed.
     """
 
     traits: frozenset[str] = frozenset()
     undecayed: frozenset[str] = frozenset()
     potential: int | None = 0
+    silence: float = 0.0
     kernel: Kernel = Fused()
 
     def init_state(self, x: Tensor) -> State:

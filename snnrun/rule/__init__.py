@@ -9,6 +9,7 @@ from snnrun.rule.progressive_tandem import ProgressiveTandem
 from snnrun.rule.reset_bptt import ResetBPTT
 from snnrun.rule.spide import SPIDE
 from snnrun.rule.st_rsbp import STRSBP
+from snnrun.rule.stdbp import STDBP
 from snnrun.rule.tandem import Tandem
 from snnrun.rule.trace import TraceRule
 from snnrun.rule.tssl import TSSL
@@ -18,6 +19,7 @@ __all__ = [
     "DSR",
     "IDE",
     "SPIDE",
+    "STDBP",
     "STRSBP",
     "TSSL",
     "Conversion",

@@ -195,7 +195,21 @@ def test_pool_by_definition(size, side):
     windows = x[..., : left * size, : left * size].unflatten(-1, (left, size))
     windows = windows.unflatten(-3, (left, size)).transpose(-3, -2).flatten(-2)
     assert torch.equal(Pool("max", size)(x), windows.amax(-1))
+    assert torch.equal(Pool("min", size)(x), windows.amin(-1))
     torch.testing.assert_close(Pool("avg", size)(x), windows.mean(-1), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_pool_of_spike_times_hands_the_gradient_to_the_first(memory):
+    inf = torch.inf
+    x = torch.tensor([[2.0, 1.0, inf, inf], [1.0, 3.0, inf, inf]]).repeat(8, 1, 1)[None]
+    x = x.contiguous(memory_format=memory).requires_grad_()
+    out = Pool("min", 2)(x[None])
+    assert out[0, 0, 5].tolist() == [[1.0, inf]]
+    (grad,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert grad[0, 5, :, :2].tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    padded = Pool("min", 2, stride=1, padding=1)(x[None])
+    assert padded[0, 0, 0, 0].tolist() == [2.0, 1.0, 1.0, inf, inf], "nothing fires beyond"
 
 
 @pytest.mark.parametrize("gain", [1.0, 1.1])

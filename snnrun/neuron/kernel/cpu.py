@@ -122,7 +122,7 @@ class _Call:
         outer, inner = self.place.outer, self.place.inner
         threads = min(torch.get_num_threads(), max(1, steps * outer * inner // WORK))
         across = outer >= threads and outer > 1
-        shares = _shares(outer if across else inner, threads, 1 if across else ALIGN)
+        shares = deal(outer if across else inner, threads, 1 if across else ALIGN)
         row = llvm.scratch_rows(self.graph, steps, backward=self.backward) * self.wide.itemsize
         block = min(max(SCRATCH // max(row, 1) // ALIGN * ALIGN, ALIGN), BLOCK)
         block = min(block, -(-inner // ALIGN) * ALIGN)
@@ -141,7 +141,7 @@ class _Call:
         if len(addresses) == 1:
             function(addresses[0])
         else:
-            rest = [_pool(os.getpid(), threads).submit(function, a) for a in addresses[1:]]
+            rest = [pool(os.getpid(), threads).submit(function, a) for a in addresses[1:]]
             function(addresses[0])
             for future in rest:
                 future.result()
@@ -184,7 +184,7 @@ def _function(
     return _functions[key][1:]
 
 
-def _shares(count: int, threads: int, align: int) -> list[tuple[int, int]]:
+def deal(count: int, threads: int, align: int) -> list[tuple[int, int]]:
     """`count` things dealt out to threads."""
     size = -(-count // threads)
     size = -(-size // align) * align
@@ -192,5 +192,6 @@ def _shares(count: int, threads: int, align: int) -> list[tuple[int, int]]:
 
 
 @cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+def pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """The threads of a process."""
     return ThreadPoolExecutor(threads, "snnrun-kernel")

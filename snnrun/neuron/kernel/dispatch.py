@@ -121,7 +121,7 @@ _DEVICES = {"auto": ("cpu", "cuda"), "numba": ("cpu",), "triton": ("cuda",)}
 
 
 def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
-    """A kernel as the configuration wants it run; one that is not made of steps stays as it is.
+    """A kernel as the configuration wants it run; one without a `choice` that is not made of steps stays as it is.
 
     **Arguments:**
 
@@ -138,10 +138,12 @@ def choose(kernel: "Kernel", choice: Choice) -> "Kernel":
         return kernel.reference if choice == "scan" else Fused(choice, kernel.own)
     if dataclasses.is_dataclass(kernel) and not isinstance(kernel, type):  # made of kernels
         own = {f.name: getattr(kernel, f.name) for f in dataclasses.fields(kernel)}
-        return dataclasses.replace(  # pyright: ignore[reportReturnType]
-            kernel,
-            **{n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward | Fused)},
-        )
+        made: dict[str, Kernel | Choice] = {
+            n: choose(v, choice) for n, v in own.items() if isinstance(v, OwnBackward | Fused)
+        }
+        if "choice" in own:
+            made["choice"] = choice
+        return dataclasses.replace(kernel, **made)  # pyright: ignore[reportReturnType]
     return kernel
 
 
