@@ -126,7 +126,7 @@ class WandB(WandbLogger):
         name: str | None = None,
         id: str | None = None,
         group: str | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | None = None,
         offline: bool = False,
         log_model: bool = False,
     ):
@@ -141,7 +141,7 @@ class WandB(WandbLogger):
             name=name or folder.name[-LONGEST:],
             id=id or known_id(folder),
             group=group or sweep(folder),
-            tags=list(tags),
+            tags=list(tags or ()),
             offline=offline,
             log_model=log_model,
             settings=Settings(finish_timeout=600),  # at the end of the run the network may be gone
