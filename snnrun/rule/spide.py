@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from snnrun.neuron.base import Neuron, State
 from snnrun.rule.base import Learning
 from snnrun.rule.bound import Bound, FrobeniusBound
 from snnrun.rule.equilibrium import Chain, EquilibriumRule, Rates, steady
@@ -108,35 +109,25 @@ class SPIDE(EquilibriumRule):
         - `masks`: 1 where a rate could be another.
         - `g`: what drives the last population at every step.
         """
-        last = len(a) - 1
+        neuron = Ternary(self.threshold, self.swing, chain.decay)
+        neuron.kernel = chain.populations[0].neuron.kernel  # fused, or step by step
         turned = [
             None if drive is None else Turned(drive, a[k - 1]) for k, drive in enumerate(chain.maps)
         ]
-        u = [torch.zeros_like(rate) for rate in a]
-        total, count = (
-            [torch.zeros_like(rate) for rate in a],
-            [torch.zeros_like(rate) for rate in a],
-        )
-        b: list[Tensor] = []
+        gates = [m / chain.swing for m in masks]
+        states = [neuron.init_state(rate) for rate in a]
+        first: Tensor | None = None  # what the first population sent out in the step before
         weight = 0.0
-        for t in range(self.steps):
+        for _ in range(self.steps):
             weight = chain.decay * weight + 1
-            signal = g
-            if t and (back := turned[0]) is not None:
-                signal = g + back(masks[0] * b[0]) / chain.swing
-            b = [*u]
-            for j in range(last, -1, -1):
-                h = u[j] + signal
-                fires = (h >= self.threshold).to(h.dtype) - (h <= -self.threshold).to(h.dtype)
-                b[j] = self.swing * fires
-                u[j] = chain.decay * (h - b[j])
-                total[j] = chain.decay * total[j] + b[j]
-                count[j] += fires.abs()
-                if j:
-                    back = turned[j]
-                    assert back is not None
-                    signal = back(masks[j] * b[j]) / chain.swing
-        return [s / weight for s in total], count
+            back = turned[0]
+            signal = g if first is None or back is None else g + back(gates[0] * first)
+            for j in range(len(a) - 1, -1, -1):
+                out, states[j] = neuron.kernel(neuron, signal.unsqueeze(0), states[j])
+                first = out[0]
+                if back := turned[j] if j else None:
+                    signal = back(gates[j] * first)
+        return [total / weight for _, total, _ in states], [count for *_, count in states]
 
     def epoch_end(self, learner: Learning, metrics: dict[str, float]) -> None:
         """Tell how often neurons fired in the backward pass, on this process."""
@@ -153,6 +144,33 @@ class SPIDE(EquilibriumRule):
         """Go on counting."""
         known = state["snnrun"].get("rule", {})
         self.fired, self.slots = known.get("fired", 0.0), known.get("slots", 0)
+
+
+class Ternary(Neuron):
+    r"""The neuron of the backward pass, which keeps a weighted sum and a count of its spikes.
+
+    $$h = u + x, \qquad b = D_b \left([h \ge \theta_b] - [h \le -\theta_b]\right), \qquad u \leftarrow \lambda (h - b)$$
+
+    **Arguments:**
+
+    - `threshold`, `swing`, `decay`: $\theta_b$, $D_b$ and $\lambda$.
+    """
+
+    def __init__(self, threshold: float, swing: float, decay: float):
+        super().__init__()
+        self.threshold, self.swing, self.decay = threshold, swing, decay
+
+    def init_state(self, x: Tensor) -> State:
+        """Potential, weighted sum, count."""
+        return torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """A step of the backward pass."""
+        u, total, count = state
+        h = u + x
+        s = (h >= self.threshold).to(h.dtype) - (h <= -self.threshold).to(h.dtype)
+        b = self.swing * s
+        return b, (self.decay * (h - b), self.decay * total + b, count + s.abs())
 
 
 class Turned:
