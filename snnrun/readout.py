@@ -105,21 +105,11 @@ class RepresentationReadout(Readout):
 
     def forward(self, out: Tensor) -> Tensor:
         """`(T, B, C)` to `(B, C)`."""
-        if self.reduce != "mean" or self.decay == 1:
-            return super().forward(out)
-        weights = self._weights(out)
-        return (weights / weights.sum() * out).sum(0)
+        return weighted_mean(out, self.decay) if self.reduce == "mean" else super().forward(out)
 
     def running(self, out: Tensor) -> Tensor:
         """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
-        if self.reduce != "mean" or self.decay == 1:
-            return super().running(out)
-        weights = self._weights(out)
-        return (weights * out).cumsum(0) / weights.cumsum(0)
-
-    def _weights(self, out: Tensor) -> Tensor:
-        weights = [self.decay**age for age in range(len(out) - 1, -1, -1)]
-        return torch.tensor(weights, dtype=wide(out[:0]).dtype, device=out.device).view(-1, 1, 1)
+        return weighted_means(out, self.decay) if self.reduce == "mean" else super().running(out)
 
 
 class TraceReadout(Readout):
@@ -174,17 +164,11 @@ class RateReadout(Readout):
 
     def forward(self, out: Tensor) -> Tensor:
         """`(T, B, C)` to `(B, C)`."""
-        return super().forward(out) if self.decay == 1 else self.running(out)[-1]
+        return weighted_mean(out, self.decay)
 
     def running(self, out: Tensor) -> Tensor:
         """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
-        if self.decay == 1:
-            return super().running(out)
-        total, weight, means = torch.zeros_like(out[0]), 0.0, []
-        for out_t in out.unbind(0):
-            total, weight = self.decay * total + out_t, self.decay * weight + 1
-            means.append(total / weight)
-        return torch.stack(means)
+        return weighted_means(out, self.decay)
 
 
 class FirstSpikeReadout(Readout):
@@ -216,3 +200,23 @@ class FirstSpikeReadout(Readout):
     def running(self, out: Tensor) -> Tensor:
         """`(1, B, C)` to the same shape."""
         return -out
+
+
+def weighted_mean(out: Tensor, decay: float) -> Tensor:
+    """The mean over time of `(T, ...)`, in which every step back counts less by a factor."""
+    if decay == 1:
+        return out.mean(0)
+    weights = _weights(out, decay)
+    return (weights / weights.sum() * out).sum(0)
+
+
+def weighted_means(out: Tensor, decay: float) -> Tensor:
+    """`weighted_mean` of the first step, of the first two, and so on."""
+    weights = _weights(out, decay)
+    return (weights * out).cumsum(0) / weights.cumsum(0)
+
+
+def _weights(out: Tensor, decay: float) -> Tensor:
+    weights = [decay**age for age in range(len(out) - 1, -1, -1)]
+    dtype = wide(out[:0]).dtype
+    return torch.tensor(weights, dtype=dtype, device=out.device).view(-1, *[1] * (out.dim() - 1))

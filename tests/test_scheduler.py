@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.scheduler import InverseSqrt, WarmupCosine
+from snnrun.scheduler import InverseSqrt, WarmupCosine, WarmupMultiStep
 
 
 def rates(**options: int) -> list[float]:
@@ -30,6 +30,26 @@ def test_a_rise_and_a_cosine_by_epochs():
 
 def test_without_a_rise():
     assert rates(total_steps=4, epochs=2, warmup=0) == pytest.approx([0.5, 0.5, 0.25, 0.25])
+
+
+def test_a_rise_and_steps_by_epochs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = WarmupMultiStep(optimizer, 12, 4, milestones=[1, 3], gamma=0.1, warmup=5)
+    found = []
+    for _ in range(12):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    rise = [1 / 5, 2 / 5, 3 / 5, 4 / 5, *[1] * 8]
+    falls = [1, 1, 1, *[0.1] * 6, *[0.01] * 3]
+    assert found == pytest.approx([0.5 * r * f for r, f in zip(rise, falls, strict=True)])
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 2, "warmup": -1}])
+def test_wrong_options_of_steps(options):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    with pytest.raises(ValueError, match=r"scheduler\.(epochs|warmup) must be"):
+        WarmupMultiStep(optimizer, 4, **options)
 
 
 def test_saved_and_taken_up_again():

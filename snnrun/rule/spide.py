@@ -109,7 +109,7 @@ class SPIDE(EquilibriumRule):
         - `masks`: 1 where a rate could be another.
         - `g`: what drives the last population at every step.
         """
-        neuron = Ternary(self.threshold, self.swing, chain.decay)
+        neuron = BackwardNeuron(self.threshold, self.swing, chain.decay)
         neuron.kernel = chain.populations[0].neuron.kernel  # fused, or step by step
         turned = [
             None if drive is None else Turned(drive, a[k - 1]) for k, drive in enumerate(chain.maps)
@@ -146,7 +146,7 @@ class SPIDE(EquilibriumRule):
         self.fired, self.slots = known.get("fired", 0.0), known.get("slots", 0)
 
 
-class Ternary(Neuron):
+class BackwardNeuron(Neuron):
     r"""The neuron of the backward pass, which keeps a weighted sum and a count of its spikes.
 
     $$h = u + x, \qquad b = D_b \left([h \ge \theta_b] - [h \le -\theta_b]\right), \qquad u \leftarrow \lambda (h - b)$$
