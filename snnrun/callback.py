@@ -279,6 +279,8 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
         parts.append(f"stage {int(row['rule/stage'])}")
     if "spikes/rate" in row:
         parts.append(f"rate {row['spikes/rate']:.3f}")
+    if "rule/backward_rate" in row:
+        parts.append(f"backward {row['rule/backward_rate']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])
 
 

@@ -219,6 +219,8 @@ def test_an_epoch_in_one_line():
 def test_a_line_says_the_stage_of_a_schedule():
     row = {"epoch": 2, "rule/stage": -1, "spikes/rate": 0.25, "seconds": 1.0}
     assert epoch_line(row, 9) == "epoch 3/9  stage -1  rate 0.250  1.0 s"
+    row = {"epoch": 2, "rule/backward_rate": 0.125, "spikes/rate": 0.25, "seconds": 1.0}
+    assert epoch_line(row, 9) == "epoch 3/9  rate 0.250  backward 0.125  1.0 s"
 
 
 def test_silent_layers_are_named():

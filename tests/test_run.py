@@ -487,6 +487,8 @@ def stop_after(monkeypatch, batches: int) -> None:
         (20, ("encoder=poisson", "test_every_epoch=true")),
         (29, ("dataset.val_size=0", "test_every_epoch=true")),  # the last but one
         (20, ("rule=dsr", "rule.calibrate=2", "model.dropout=0.2")),
+        (20, ("rule=ide", "model.dropout=0.2", "ema=0.9", "trainer.gradient_clip_val=1.0")),
+        (16, ("rule=spide", "rule.norm=estimate", "trainer.accumulate_grad_batches=2")),
         (16, ("scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=2")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),

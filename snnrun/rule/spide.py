@@ -132,7 +132,7 @@ class SPIDE(EquilibriumRule):
     def epoch_end(self, learner: Learning, metrics: dict[str, float]) -> None:
         """Tell how often neurons fired in the backward pass, on this process."""
         if self.slots:
-            metrics["spikes/backward_rate"] = self.fired / self.slots
+            metrics["rule/backward_rate"] = self.fired / self.slots
         self.fired, self.slots = 0.0, 0
 
     @property

@@ -113,7 +113,7 @@ def test_backward_spikes_are_counted_over_the_epoch(feedback):
     for counting in (rule, other):
         counting.epoch_end(feedback.Learner(net), row)
         mean = (6 * rates[0] + 4 * rates[1]) / 10
-        assert row.pop("spikes/backward_rate") == pytest.approx(mean)
+        assert row.pop("rule/backward_rate") == pytest.approx(mean)
         assert 0 < mean < 1
     rule.epoch_end(feedback.Learner(net), row)
     assert row == {}
