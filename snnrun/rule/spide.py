@@ -110,7 +110,8 @@ class SPIDE(EquilibriumRule):
         - `g`: what drives the last population at every step.
         """
         neuron = BackwardNeuron(self.threshold, self.swing, chain.decay)
-        neuron.kernel = chain.populations[0].neuron.kernel  # fused, or step by step
+        forward: Any = chain.populations[0].neuron
+        neuron.kernel = forward.kernel  # fused, or step by step
         turned = [
             None if drive is None else Turned(drive, a[k - 1]) for k, drive in enumerate(chain.maps)
         ]
