@@ -49,7 +49,7 @@ def test_a_rise_and_steps_by_epochs():
 def test_wrong_options_of_steps(options):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     with pytest.raises(ValueError, match=r"scheduler\.(epochs|warmup) must be"):
-        WarmupMultiStep(optimizer, 4, **options)
+        WarmupMultiStep(optimizer, 4, milestones=[1], **options)
 
 
 def test_saved_and_taken_up_again():
