@@ -7,8 +7,12 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from snnrun.config import BadRequest, Choices, check_types, group_defaults, parse
+from snnrun.config import GROUPS, BadRequest, Choices, check_types, group_defaults, parse
 from snnrun.fit import ignored, misfits
+
+# what a run reads without asking whether it is there
+NEEDED = (*(g for g in GROUPS if g != "callbacks"), *("seed", "ema", "test", "kernel"))
+NEEDED += ("channels_last", "keep_memory", "paths")
 
 
 def request(words: Sequence[str]) -> tuple[Choices, list[str]]:
@@ -60,7 +64,8 @@ def entered(choices: Choices, overrides: Sequence[str], *, multirun: bool = Fals
 
 def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
     """Raise `BadRequest` with all wrong types and all misfits of a configuration."""
-    problems = check_types(cfg)
+    problems = [f"{key} is missing: a run needs it." for key in NEEDED if key not in cfg]
+    problems = problems or check_types(cfg)
     if not problems and (cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1):
         problems = [f"trainer.max_epochs must be at least 1, got {cfg.trainer.max_epochs}."]
     if not problems and not 0 <= cfg.seed < 2**32:

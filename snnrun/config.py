@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from snnrun.source import Argument, conforms, definition, expected
 
@@ -60,6 +61,10 @@ SETTINGS = {
 FILLED = ("total_steps", "T_max")
 
 
+# what Hydra raises on files that are no YAML, or that do not fit together
+UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError)
+
+
 class BadRequest(Exception):
     """The request was wrong: the message says what, and what would be right. Exit code 2."""
 
@@ -83,7 +88,10 @@ class Choices:
         for place in [*(f"file://{Path(folder).resolve()}" for folder in folders), *searchpath]:
             self.path.append("user", place)
         self.path.append(schema.provider, schema.path or "")
-        self.repository = ConfigRepository(self.path)
+        try:
+            self.repository = ConfigRepository(self.path)
+        except ValueError as error:  # of a search path
+            raise BadRequest(f"hydra.searchpath: {error}") from error
 
     @classmethod
     def along(cls, path: ConfigSearchPath) -> "Choices":
@@ -135,17 +143,25 @@ class Choices:
 
     def load(self, group: str, option: str) -> dict[str, Any]:
         """An option's own YAML as plain data, under its package (not composed, not resolved)."""
-        found = self.repository.load_config(f"{group}/{option}")
+        found = self._read(group, option)
         if found is None:
             return {}
         content = OmegaConf.to_container(found.config, resolve=False)
-        assert isinstance(content, dict)
+        if not isinstance(content, dict):
+            raise BadRequest(f"{group}/{option}.yaml holds a list, not keys and values.")
         whole = (found.header or {}).get("package") == "_global_"
         return content.get(group, {}) if whole and group in GROUPS else content  # pyright: ignore[reportReturnType]
 
+    def _read(self, group: str, option: str) -> Any:
+        """An option as Hydra reads it; None if there is none. Raises `BadRequest` for a file that is no YAML."""
+        try:
+            return self.repository.load_config(f"{group}/{option}")
+        except UNREADABLE as error:
+            raise BadRequest(f"{group}/{option}.yaml cannot be read: {_plain(error)}") from error
+
     def chooses_nothing(self, group: str, option: str) -> bool:
         """Whether an option is just values of its group: neither choices of others nor keys outside it."""
-        found = self.repository.load_config(f"{group}/{option}")
+        found = self._read(group, option)
         return (
             found is not None
             and not found.defaults_list
@@ -181,12 +197,12 @@ class Choices:
     def compose(self, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
         """The configuration of a request. Raises `BadRequest` with all that is wrong with its words."""
         self._check_words(overrides)
-        loader = ConfigLoaderImpl(self.path)
+        return self._composed(overrides, RunMode.MULTIRUN if multirun else RunMode.RUN)
+
+    def _composed(self, words: Sequence[str], mode: RunMode) -> DictConfig:
         try:
-            return loader.load_configuration(
-                "train", list(overrides), RunMode.MULTIRUN if multirun else RunMode.RUN
-            )
-        except (HydraException, OmegaConfBaseException) as error:
+            return ConfigLoaderImpl(self.path).load_configuration("train", list(words), mode)
+        except UNREADABLE as error:
             raise BadRequest(_plain(error)) from error
 
     def _check_words(self, overrides: Sequence[str]) -> None:
@@ -205,13 +221,7 @@ class Choices:
         ]
         if not keys:
             return
-        loader = ConfigLoaderImpl(self.path)
-        try:
-            cfg = loader.load_configuration(
-                "train", [str(o.input_line) for o in chosen], RunMode.MULTIRUN
-            )
-        except (HydraException, OmegaConfBaseException) as error:
-            raise BadRequest(_plain(error)) from error
+        cfg = self._composed([str(o.input_line) for o in chosen], RunMode.MULTIRUN)
         problems = [p for o in keys if (p := self._check_key(o, cfg))]
         if problems:
             raise BadRequest("\n".join(problems))
@@ -237,7 +247,9 @@ class Choices:
                 if group in ("logger", "callbacks"):
                     return f"{group}=null is not possible; write '{group}=[]' for none."
                 return f"{group}=null is not possible.\n  {group}: {', '.join(options)}"
-            if str(wanted) not in options:
+            if str(wanted) in options:
+                self.load(group, str(wanted))  # names the file, if it is no YAML
+            else:
                 near = closest(str(wanted), options)
                 listing = f"\n  {group}: {', '.join(options)}"
                 return f"{group}={wanted}: there is no such {group}.{near}{listing}"
@@ -382,6 +394,14 @@ def check_types(cfg: DictConfig) -> list[str]:
         content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         return [_plain(error)]
+    assert isinstance(content, Mapping)
+    for group in GROUPS:
+        if group in content and group != "callbacks":
+            node = content[group]
+            if not isinstance(node, Mapping):
+                problems.append(f"{group} must be keys and values, got {node!r}.")
+            elif "_target_" not in node:
+                problems.append(f"{group} has no _target_, which says what it is.")
     for key, annotation in SETTINGS.items():
         argument = Argument(ast.parse(annotation, mode="eval").body, None)
         if key in cfg and not conforms(cfg[key], argument, None):

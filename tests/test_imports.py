@@ -45,7 +45,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "learner": ({*NETWORK, "rule", "metric", "seed", "task", "checkpoint"}, LIGHTNING),
     "callback": ({"learner", "neuron", "model.layers", "checkpoint", "whole"}, LIGHTNING),
     "source": (set(), set()),
-    "config": ({"source"}, HYDRA),
+    "config": ({"source"}, {*HYDRA, "yaml"}),
     "fit": ({"config", "source"}, HYDRA),
     "check": ({"config", "fit", "source", "run", "report.table"}, {*HYDRA, "torch"}),
     "catalogue": ({"check", "config", "fit", "source"}, HYDRA),

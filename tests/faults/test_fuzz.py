@@ -21,7 +21,7 @@ SOUND = (
     *("neuron=lif", "surrogate=triangle", "rule=tssl", "model=convnet", "dataset=nmnist"),
     *("scheduler=constant", "optimizer=sgd", "logger=[csv,tensorboard]", "logger=[]", "seed=3"),
     *("model.spec='15C5-P2-40C5-P2-300'", "model.spec=64-R64", "neuron.tau=1.5,2,4", "ema=0.9"),
-    *("neuron.tau=${seed}", "+extra.key=1", "++neuron.tau=2", "~logger", "~neuron.tau=2"),
+    *("neuron.tau=${seed}", "+extra.key=1", "++neuron.tau=2", "~logger", "~model"),
     *("trainer.max_epochs=range(1,4)", "optimizer.lr=interval(1e-4,1e-1)", "seed=choice(1,2)"),
     *("neuron=glob(*lif,exclude=p*)", "optimizer.lr=tag(a,b,interval(0,1))", "seed=sort(3,1,2)"),
     *("trainer={max_epochs:2,devices:[0,1]}", "experiment=tssl/mnist_mlp", "hydra.run.dir='a b'"),
