@@ -129,7 +129,7 @@ class StopSafely(Callback):
         self.folder, self.asked = folder, False
         self.previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember who listens to signals."""
         listened = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         self.previous = {number: signal.getsignal(number) for number in listened}
@@ -141,6 +141,15 @@ class StopSafely(Callback):
         """
         for number in self.previous:
             signal.signal(number, self._ask)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen in a test, too; it is done again after a resume."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop in the middle of a test."""
+        if self.asked:
+            raise Interrupted
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked and number == signal.SIGINT:

@@ -45,7 +45,8 @@ def caught(
     try:
         return job()
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning makes the second of the third
-        return stop(130, f"Interrupted. Go on with: snnrun resume {folder}", "interrupted")
+        advice = f" Go on with: snnrun resume {folder}" if folder else ""
+        return stop(130, f"Interrupted.{advice}", "interrupted")
     except (BadRequest, MissingData, WrongCheckpoint) as error:
         return stop(2, words(error))
     except (NotFinite, DamagedCheckpoint) as error:

@@ -142,9 +142,10 @@ def stopper(tmp_path):
     before = {number: signal.getsignal(number) for number in LISTENED}
     stop, trainer, nothing = StopSafely(tmp_path), Trainer(), SimpleNamespace()
     call: Any = SimpleNamespace(
-        fit=lambda: stop.on_fit_start(trainer, nothing),  # pyright: ignore
+        fit=lambda: stop.setup(trainer, nothing, "fit"),  # pyright: ignore
         start=lambda: stop.on_train_start(trainer, nothing),  # pyright: ignore
         batch=lambda i: stop.on_train_batch_end(trainer, nothing, None, None, i),  # pyright: ignore
+        test=lambda: stop.on_test_batch_end(trainer),  # pyright: ignore
         epoch=lambda: stop.on_train_epoch_start(trainer, nothing),  # pyright: ignore
         end=lambda: stop.teardown(trainer, nothing, "fit"),  # pyright: ignore
         saved=trainer.saved,
@@ -174,6 +175,14 @@ def test_stops_between_two_optimiser_steps(stopper, capsys, number):
     with pytest.raises(Interrupted):
         stopper.batch(1)
     assert stopper.saved == ["last.ckpt"]
+
+
+def test_a_test_stops_between_two_batches(stopper):
+    stopper.test()
+    signal.raise_signal(signal.SIGUSR1)
+    with pytest.raises(Interrupted):
+        stopper.test()
+    assert stopper.saved == []
 
 
 def test_a_second_ctrl_c_stops_at_once(stopper):
