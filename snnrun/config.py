@@ -308,7 +308,10 @@ def parse(overrides: Sequence[str], choices: "Choices | None" = None) -> list[Ov
 def chosen_options(override: Override) -> list[Any]:
     """The options that an override chooses: several in a sweep or a list."""
     if override.is_sweep_override():
-        return [value for value in override.sweep_string_iterator()]
+        try:
+            return list(override.sweep_string_iterator())
+        except HydraException as error:  # an interval
+            raise BadRequest(f"{override.input_line}: {error}") from error
     value = override.value()
     return list(value) if isinstance(value, list) else [value]
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,12 +57,25 @@ def words() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def whole(warm, words, tmp_path_factory) -> Path:
-    """The directory of the run that was never stopped."""
+def undisturbed(warm, words, tmp_path_factory) -> tuple[Path, float]:
+    """The directory of the run that was never stopped, and how many seconds it took."""
     folder = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
     done = warm(*words, "hydra.run.dir=run", cwd=folder)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return folder / "run"
+    return folder / "run", time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def whole(undisturbed) -> Path:
+    """The directory of the run that was never stopped."""
+    return undisturbed[0]
+
+
+@pytest.fixture(scope="session")
+def duration(undisturbed) -> float:
+    """How long a run takes from its first line to its end."""
+    return undisturbed[1]
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ setattr({owner}, {name!r}, filling)
 @pytest.mark.parametrize(
     ("owner", "name", "n"),
     [
-        ("CSV", "log_metrics", 1),
+        pytest.param("CSV", "log_metrics", 1, marks=pytest.mark.slow),
         pytest.param("CSV", "log_metrics", 3, marks=pytest.mark.slow),
         pytest.param("AtomicCheckpointIO", "save_checkpoint", 1, marks=pytest.mark.slow),
         pytest.param("AtomicCheckpointIO", "save_checkpoint", 4, marks=pytest.mark.slow),

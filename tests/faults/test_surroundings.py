@@ -48,6 +48,7 @@ def first(n: int, what: str) -> str:
     return FIRST.format(n=n, what=what)
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps(words, warm, same_end, tmp_path):
     done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=CLOCK)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -70,7 +71,12 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("loader"), "torch", pytest.param("memory", marks=pytest.mark.slow)]
+    "name",
+    [
+        "torch",
+        pytest.param("loader", marks=pytest.mark.slow),
+        pytest.param("memory", marks=pytest.mark.slow),
+    ],
 )
 def test_trouble_in_the_second_epoch(name, words, warm, same_end, tmp_path):
     what, message = TROUBLE[name]
@@ -107,6 +113,7 @@ def pictures(tmp_path):
     return tmp_path / "ImageNet"
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_in_the_middle_of_an_epoch(pictures, warm, tmp_path):
     done = warm(*PICTURES, "hydra.run.dir=whole", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
