@@ -423,6 +423,8 @@ def instantiate(cfg: Any, **runtime: Any) -> Any:
 
     Raises `BadRequest` if the part refuses its arguments.
     """
+    if cfg is not None and not isinstance(cfg, Mapping):
+        raise BadRequest(f"{cfg!r} is no part: keys and values with a _target_ are.")
     if cfg is None or cfg.get("_target_") is None:
         return None
     from hydra.errors import InstantiationException

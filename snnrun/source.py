@@ -200,6 +200,8 @@ def _words(node: ast.expr | None, module: Module | None) -> str:
             return "null"
         case None:
             return "anything"
+        case ast.Name(id=name) if _is_class(name, module):
+            return f"a {name}, which has a _target_"
         case _:
             return {
                 "bool": "true or false",
@@ -222,6 +224,12 @@ def _resolve(node: ast.expr | None, module: Module | None) -> ast.expr | None:
     return node
 
 
+def _is_class(name: str, module: Module | None) -> bool:
+    """Whether a name in a module is that of a class which is written there, or imported."""
+    found = module.find(name) if module else None
+    return found is not None and isinstance(found[1], ast.ClassDef)
+
+
 def _conforms(value: Any, node: ast.expr | None, module: Module | None) -> bool:
     match _resolve(node, module):
         case ast.Name(id="bool"):
@@ -234,6 +242,8 @@ def _conforms(value: Any, node: ast.expr | None, module: Module | None) -> bool:
             return isinstance(value, str)
         case ast.Constant(value=None):
             return value is None
+        case ast.Name(id=name) if _is_class(name, module):
+            return not isinstance(value, bool | int | float | str)
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
             return _conforms(value, left, module) or _conforms(value, right, module)
         case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):

@@ -298,6 +298,10 @@ def test_many_files_are_read_or_refused(check, data, place):
         ("a: [1", "neuron/mine.yaml cannot be read: while parsing a flow sequence"),
         ("- 1", "neuron/mine.yaml holds a list, not keys and values."),
         ("tau: 2.0", "neuron has no _target_, which says what it is."),
+        (
+            "_target_: snnrun.neuron.LIF\nsurrogate: atan",
+            "neuron.surrogate must be a Surrogate, which",
+        ),
         ("a: 1\na: 2", "neuron/mine.yaml cannot be read: while constructing a mapping"),
         ("# @package a b\na: 1", "neuron/mine.yaml cannot be read: Too many components"),
     ],
