@@ -439,8 +439,8 @@ def instantiate(cfg: Any, **runtime: Any) -> Any:
     if (
         taken.keys() & cfg.keys()
     ):  # what the YAML has in their place is not built: it may lack arguments
-        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in taken])
-        own._set_parent(cfg._get_parent())  # where its interpolations look
+        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in taken])  # pyright: ignore[reportArgumentType]
+        own._set_parent(cfg._get_parent())  # where its interpolations look  # pyright: ignore[reportAttributeAccessIssue]
     try:
         part = build(
             own, _partial_=True
