@@ -43,7 +43,7 @@ def main(words: list[str]) -> None:
         began.append(time.time())
         return before(self, *args)
 
-    jobs.Sweep.prepare = prepare
+    jobs.Sweep.prepare = prepare  # pyright: ignore[reportAttributeAccessIssue]
     with tempfile.TemporaryDirectory() as folder:
         started, processor = time.time(), time.process_time()
         words += [f"seed=range(0,{count})", f"hydra.sweep.dir={folder}/sweep"]
