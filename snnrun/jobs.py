@@ -164,6 +164,11 @@ class Sweep:
         given = self.settings.gpus
         return gpus() if given is None else [str(gpu) for gpu in given]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the configuration files as they are now."""
+        return fingerprint(self.choices)
+
     def at_once(self) -> int:
         """How many jobs run at the same time."""
         if self.settings.jobs:
@@ -199,19 +204,23 @@ class Sweep:
         return task.cfg
 
     def claim(self, tasks: Sequence[Task]) -> None:
-        """Make the directory that of this sweep.
+        """Make the directory that of this sweep, and remember what was asked for. Raises `BadRequest` as `compare`."""
+        self.compare(tasks)
+        typed = [*self.master.hydra.overrides.hydra, *self.master.hydra.overrides.task]
+        words = [o for o in typed if key_of(o) != "hydra.sweep.dir"]
+        remember(self.folder, self.name, words, self.fingerprint)
 
-        Raises `BadRequest` if it is another one's, or if runs in it have other settings than they would have now.
-        """
-        before, now = recorded(self.folder), fingerprint(self.choices)
+    def compare(self, tasks: Sequence[Task]) -> None:
+        """Raise `BadRequest` if the directory is another sweep's, or if runs in it have other settings than they would have now."""
+        before = recorded(self.folder)
         if before.get("sweep", self.name) != self.name:
             raise BadRequest(
                 f"{self.folder} holds another sweep: {before['sweep']}. Choose another hydra.sweep.dir."
             )
+        whole = before.get("configurations") != self.fingerprint
         problems = []
         for task in (task for task in tasks if task.completed or task.resumable):
-            found = self.changes(task, whole=before.get("configurations") != now)
-            if found:
+            if found := self.changes(task, whole=whole):
                 problems.append(f"  {task.name}: {'; '.join(found[:3])}")
         if problems:
             more = [f"  and {len(problems) - 5} more"] if len(problems) > 5 else []
@@ -220,8 +229,6 @@ class Sweep:
                 + "\n".join([*problems[:5], *more])
                 + "\nMove them away, or choose another hydra.sweep.dir."
             )
-        typed = [*self.master.hydra.overrides.hydra, *self.master.hydra.overrides.task]
-        remember(self.folder, self.name, [o for o in typed if key_of(o) != "hydra.sweep.dir"], now)
 
     def changes(self, task: Task, *, whole: bool) -> list[str]:
         """What a run that is there has otherwise than it would have now, in words.

@@ -1,22 +1,22 @@
 """Searches: Optuna proposes the values of trials, which are jobs of a sweep, and stops those that lag behind."""
 
 import csv
-import itertools
 import math
-import os
 import shlex
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from snnrun.check import values_of
-from snnrun.config import BadRequest, file_name, parse
+from snnrun.config import BadRequest, cannot_write, file_name, parse
 from snnrun.jobs import Sweep, Task
 from snnrun.sweep import JobsFailed
+from snnrun.whole import whole
 
 try:
     import optuna
@@ -128,7 +128,7 @@ def grid(space: Mapping[str, Override]) -> list[dict[str, Any]]:
         value = override.value()
         steps = list(value.range()) if isinstance(value, RangeSweep) else values_of(override)
         axes.append([(key, step) for step in dict.fromkeys(steps)])
-    return [dict(combination) for combination in itertools.product(*axes)]
+    return [dict(combination) for combination in product(*axes)]
 
 
 def words(params: Mapping[str, Any], *, short: bool = False) -> list[str]:
@@ -191,6 +191,10 @@ class Search:
         """The study in the sweep's directory, begun or gone on with. Raises `BadRequest`."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         directions = [StudyDirection[d.upper()] for d in self.settings.directions]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadRequest(cannot_write(self.folder, error)) from error
         storage = self._storage()
         before = {s.study_name: s for s in optuna.get_all_study_summaries(storage)}.get("search")
         if before and before.directions != directions:
@@ -252,11 +256,13 @@ class Search:
 
         Raises `JobsFailed`, and `KeyboardInterrupt` if it was asked to stop.
         """
-        self.sweep.claim([])
+        self.sweep.compare([])
         self.study = study = self.open()
         ended = study.get_trials(deepcopy=False, states=FINISHED)
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.sweep.claim([self.task(trial) for trial in ended[:1]])
+        tasks = (self.task(trial) for trial in (*ended, *running) if self.drawn(trial))
+        begun = (task for task in tasks if task.completed or task.resumable)
+        self.sweep.claim(list(islice(begun, 1)))  # the others differ from it in values only
         for values in self.grid or ():
             study.enqueue_trial(values, skip_if_exists=True)
         self.report(ended, running)
@@ -289,13 +295,17 @@ class Search:
     def trials(self, running: Sequence[FrozenTrial], tasks: list[Task]) -> Iterator[Task]:
         """The jobs of trials that were interrupted, then of new ones until there are enough."""
         for frozen in running:
-            if set(frozen.params) != set(self.space):  # the process was killed as it began
+            if not self.drawn(frozen):
                 self.study.tell(frozen.number, state=TrialState.FAIL)
                 continue
             trial = Trial(self.study, frozen._trial_id)
             yield self.begun(trial, tasks, frozen.intermediate_values)
         while self.spent() < self.budget:
             yield self.begun(self.study.ask(self.space), tasks)
+
+    def drawn(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has all of its values: not if the process was killed as it began."""
+        return set(trial.params) == set(self.space)
 
     def spent(self) -> int:
         """How many trials have been begun."""
@@ -373,18 +383,15 @@ class Search:
         return sorted(self.study.best_trials, key=lambda t: t.values) if complete else []
 
     def _table(self, name: str, trials: Sequence[FrozenTrial]) -> None:
-        part = self.folder / f".{name}.{os.getpid()}.part"
-        with part.open("w", newline="") as file:
+        with whole(self.folder / name, newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["trial", "state", *self.settings.objectives, *self.space, "directory"])
             for trial in trials:
                 values = trial.values or [""] * len(self.settings.objectives)
                 params = [trial.params.get(key, "") for key in self.space]
-                whole = "" not in params
-                folder = self.task(trial).folder.name if whole else ""
+                folder = self.task(trial).folder.name if self.drawn(trial) else ""
                 state = trial.state.name.lower()
                 table.writerow([trial.number, state, *values, *params, folder])
-        part.replace(self.folder / name)
 
     def summary(self) -> None:
         """Say what was found."""

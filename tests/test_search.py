@@ -56,10 +56,14 @@ class Played:
         self.master = OmegaConf.create({"trainer": {"max_epochs": epochs}})
         self.board, self.choices = Board(folder), None
         self.ran: list[Task] = []
+        self.claimed: list[Task] = []
         self.stop_at: int | None = None  # the number of the job that Ctrl-C meets
 
-    def claim(self, tasks) -> None:
+    def compare(self, tasks) -> None:
         pass
+
+    def claim(self, tasks) -> None:
+        self.claimed += tasks
 
     def at_once(self) -> int:
         return 1
@@ -81,7 +85,7 @@ class Played:
             self.ran.append(task)
             task.state = "interrupted" if stopped or interrupted else "done"
             if task.state == "done":
-                result = {"metrics": {"val/acc": score}, "ops": {"ac": value(task)["x"]}}
+                result = {"status": "completed", "metrics": {"val/acc": score}, "ops": {"ac": value(task)["x"]}}
                 (task.folder / "result.json").write_text(json.dumps(result))
             ended(task)
             if interrupted:
@@ -235,6 +239,27 @@ def test_a_search_goes_on_until_its_budget_is_spent(search, capsys):
     assert [task.number for task in ran(four)] == [5, 6, 7]
     drawn = {task.words[0] for s in (one, two, four) for task in ran(s)}
     assert len(drawn) == 8  # nothing was proposed twice
+
+
+def test_a_trial_that_is_there_is_compared_before_the_search_goes_on(search):
+    one = search(n_trials=2)
+    one.run()
+    assert one.sweep.claimed == []
+    two = search(n_trials=3)
+    two.run()
+    assert [task.folder for task in two.sweep.claimed] == [ran(one)[0].folder]
+
+
+def test_a_trial_whose_values_were_not_drawn_yet_is_lost_and_no_other(search, tmp_path):
+    search().open().ask()  # the process is killed here
+    for _ in range(2):
+        one = search(n_trials=2)
+        one.run()
+        rows = table(tmp_path / "trials.csv")
+        assert [(row["state"], row["directory"] == "") for row in rows] == [
+            ("fail", True),
+            ("complete", False),
+        ]
 
 
 def test_a_grid_is_walked_once(search):
