@@ -57,11 +57,6 @@ def train(words: list[str]) -> int:
         overrides = [o for o in overrides if not o.startswith("hydra.run.dir=")] + [
             f"hydra.run.dir={quoted(folder)}"
         ]
-    codes: list[int] = []
-
-    def alone(cfg: DictConfig) -> None:
-        codes.append(started(cfg))
-
     if args.multirun and not looking:
         from snnrun import sweep
 
@@ -70,7 +65,12 @@ def train(words: list[str]) -> int:
                 "-m: a sweep is one process, which starts those of its jobs; not srun or torchrun."
             )
 
-        return sweep.start(choices, overrides, alone) or max(codes, default=0)
+        return sweep.start(choices, overrides, started)
+    codes: list[int] = []
+
+    def alone(cfg: DictConfig) -> None:
+        codes.append(started(cfg))
+
     sys.argv = ["snnrun", *flags, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(alone)()

@@ -1,7 +1,6 @@
 """Sweeps as they are asked for: which directory one has, what it remembers, and how it is gone on with."""
 
 import hashlib
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ from snnrun.config import (
     quoted,
 )
 from snnrun.report.collect import elsewhere
+from snnrun.whole import whole
 
 RECORD = "sweep.yaml"
 # settings that say how jobs are run, not which
@@ -33,7 +33,7 @@ ORCHESTRATION += ("hydra.sweep.", "hydra.sweeper.n_trials", "hydra.searchpath", 
 # takes the place of Hydra's own sweeper; were it a default, no configuration could choose another one
 GRID = "hydra/sweeper=grid"
 
-Run = Callable[[DictConfig], object]
+Run = Callable[[DictConfig], int]
 
 # what the jobs of a sweep may build that is resumed from its record; None for what was typed
 ALLOWED: ContextVar[frozenset[str] | None] = ContextVar("allowed", default=None)
@@ -103,17 +103,12 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 def record(folder: Path, content: dict[str, Any]) -> None:
     """Write `sweep.yaml`, whole or not at all. Raises `BadRequest`."""
-    part = folder / f".{RECORD}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(
-            yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
-        )
-        part.replace(folder / RECORD)
+        with whole(folder / RECORD) as file:
+            yaml.safe_dump(content, file, sort_keys=False, default_flow_style=None, width=1000)
     except OSError as error:
         raise BadRequest(cannot_write(folder, error)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def remember(folder: Path, name: str, request: list[str], configurations: str) -> None:
@@ -143,7 +138,7 @@ def start(choices: Choices, overrides: list[str], run: Run) -> int:
 
     - `choices`: where configurations are.
     - `overrides`: what was typed.
-    - `run`: a run in this process, for launchers that start none.
+    - `run`: a run in this process, for launchers that start none; returns its exit code.
 
     Raises `BadRequest`, before any job is started.
     """
@@ -161,14 +156,19 @@ def start(choices: Choices, overrides: list[str], run: Run) -> int:
     others = [o for o in overrides if key_of(o) != "hydra.sweep.dir"]
     if master.hydra.sweeper._target_.endswith(".BasicSweeper"):
         others.append(GRID)
+    codes = [0]
+
+    def counted(cfg: DictConfig) -> None:
+        codes.append(run(cfg))
+
     try:
-        through_hydra(choices, [*others, f"hydra.sweep.dir={quoted(folder)}"], run)
+        through_hydra(choices, [*others, f"hydra.sweep.dir={quoted(folder)}"], counted)
     except JobsFailed:
         return 1
     except KeyboardInterrupt:
         print(f"Interrupted. Go on with: snnrun resume {shlex.quote(str(folder))}", flush=True)
         return 130
-    return 0
+    return max(codes)
 
 
 def trust(cfg: DictConfig) -> None:
@@ -235,7 +235,9 @@ def safe(folder: Path, word: str) -> bool:
     return True
 
 
-def through_hydra(choices: Choices, overrides: list[str], run: Run) -> None:
+def through_hydra(
+    choices: Choices, overrides: list[str], run: Callable[[DictConfig], None]
+) -> None:
     """Let Hydra's sweeper and launcher do their work. Raises `JobsFailed`, `BadRequest`, `KeyboardInterrupt`."""
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra

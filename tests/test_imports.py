@@ -72,13 +72,13 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "gpu": (set(), set()),
     "ranks": ({"callback", "config", "pool", "run"}, {"torch", *HYDRA}),
     "board": ({"jobs"}, {"rich"}),
-    "sweep": ({"check", "config", "report.collect"}, {*HYDRA, "yaml"}),
+    "sweep": ({"check", "config", "report.collect", "whole"}, {*HYDRA, "yaml"}),
     "jobs": (
         {"board", "check", "config", "fork", "gpu", "launch", "pool", "sweep"}
         | {"report.collect", "report.stored"},
         {*HYDRA, "yaml"},
     ),
-    "search": ({"check", "config", "jobs", "sweep"}, {*HYDRA, "optuna"}),
+    "search": ({"check", "config", "jobs", "sweep", "whole"}, {*HYDRA, "optuna"}),
     "cli": (
         {
             "config",

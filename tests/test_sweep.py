@@ -96,7 +96,13 @@ def test_a_target_that_comes_from_elsewhere_is_refused(tmp_path, monkeypatch):
 def test_a_sweep_is_resumed_as_it_was(tmp_path):
     remember(tmp_path, "seed", ["seed=1,2"], "")
     with pytest.raises(BadRequest, match=r"^seed=3: a sweep is resumed as it was\."):
-        resume(tmp_path, Choices(), ["seed=3"], lambda cfg: None)
+        resume(tmp_path, Choices(), ["seed=3"], lambda cfg: 0)
+
+
+def test_a_run_in_this_process_that_fails_is_a_job_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr("snnrun.sweep.through_hydra", lambda choices, words, run: run(None))
+    remember(tmp_path, "seed", ["seed=1,2"], "")
+    assert [resume(tmp_path, Choices(), [], lambda cfg, c=c: c) for c in (0, 1)] == [0, 1]
 
 
 def test_the_fingerprint_is_that_of_the_files(tmp_path):
