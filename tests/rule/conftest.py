@@ -1,5 +1,7 @@
-"""A small network with feedback, and what a rule that differentiates its equilibrium sees of a learner."""
+"""A short fit, and a small network with feedback and what a rule that differentiates its equilibrium sees of a learner."""
 
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,3 +72,48 @@ def feedback() -> SimpleNamespace:
     return SimpleNamespace(
         steps=STEPS, Learner=Learner, network=network, batch=batch, gradients=gradients, same=same
     )
+
+
+def short_fit(
+    build: Callable[[], tuple[Any, Any]], folder: Path, start: Path | None = None, **options: Any
+) -> Any:
+    """A trainer after two epochs of accumulated, clipped and averaged steps, with a checkpoint of each.
+
+    **Arguments:**
+
+    - `build`: makes data and learner.
+    - `folder`: where checkpoints are written.
+    - `start`: a checkpoint to resume.
+    - `options`: of the trainer.
+    """
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from snnrun.callback import MovingAverage
+    from snnrun.run import WeightAveraging, quiet
+
+    quiet()
+    data, learner = build()
+    trainer = Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[
+            WeightAveraging(multi_avg_fn=MovingAverage(0.9)),
+            ModelCheckpoint(folder, "{epoch}", save_top_k=-1),
+        ],
+        accumulate_grad_batches=2,
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
+    return trainer
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., Any]:
+    """The above, for test modules."""
+    return short_fit

@@ -1,7 +1,6 @@
 """Desire backpropagation: kernels against arrays, batches against single samples, and what it refuses."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,40 +231,12 @@ SHORT = (
 )
 
 
-def fit(folder: Path, start: Path | None = None) -> Any:
-    """A trainer after two epochs of accumulated, clipped and averaged steps, with a checkpoint of each."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from snnrun.callback import MovingAverage
-    from snnrun.run import WeightAveraging, quiet
-
-    quiet()
-    data, learner = built(*SHORT)
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[
-            WeightAveraging(multi_avg_fn=MovingAverage(0.9)),
-            ModelCheckpoint(folder, "{epoch}", save_top_k=-1),
-        ],
-        accumulate_grad_batches=2,
-        gradient_clip_val=1e9,
-        limit_train_batches=20,
-        limit_val_batches=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
-    return trainer
-
-
-def test_resumes_where_it_stopped(tmp_path):
+def test_resumes_where_it_stopped(tmp_path, fit):
     """With accumulation, clipping and an average of the weights: two epochs, and the second once more."""
-    whole = fit(tmp_path)
-    parts = fit(tmp_path, tmp_path / "epoch=0.ckpt")
+    make = lambda: built(*SHORT)  # noqa: E731
+    how = {"limit_train_batches": 20, "gradient_clip_val": 1e9}
+    whole = fit(make, tmp_path, **how)
+    parts = fit(make, tmp_path, tmp_path / "epoch=0.ckpt", **how)
     assert whole.global_step == parts.global_step == 20
     for one, other in zip(
         whole.lightning_module.parameters(), parts.lightning_module.parameters(), strict=True

@@ -1,7 +1,6 @@
 """ST-RSBP: what it makes of networks, what it refuses, and runs that are cut, clipped, averaged and resumed."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,40 +234,14 @@ SHORT = (
 )
 
 
-def fit(folder: Path, start: Path | None = None) -> Any:
-    """A trainer after two epochs of accumulated, clipped and averaged steps, with a checkpoint of each."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from snnrun.callback import MovingAverage
-    from snnrun.run import WeightAveraging, build, quiet
-
-    quiet()
-    data, learner = build(without_hydra(CHOICES.compose(SHORT)))
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[
-            WeightAveraging(multi_avg_fn=MovingAverage(0.9)),
-            ModelCheckpoint(folder, "{epoch}", save_top_k=-1),
-        ],
-        accumulate_grad_batches=2,
-        gradient_clip_val=50.0,
-        limit_train_batches=120,
-        limit_val_batches=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
-    return trainer
-
-
-def test_resumes_where_it_stopped(tmp_path):
+def test_resumes_where_it_stopped(tmp_path, fit):
     """With accumulation, clipping, an average of the weights and weighted samples."""
-    whole = fit(tmp_path)
-    parts = fit(tmp_path, tmp_path / "epoch=0.ckpt")
+    from snnrun.run import build
+
+    make = lambda: build(without_hydra(CHOICES.compose(SHORT)))  # noqa: E731
+    how = {"limit_train_batches": 120, "gradient_clip_val": 50.0}
+    whole = fit(make, tmp_path, **how)
+    parts = fit(make, tmp_path, tmp_path / "epoch=0.ckpt", **how)
     assert whole.global_step == parts.global_step == 120
     one, other = whole.lightning_module, parts.lightning_module
     for a, b in zip(one.parameters(), other.parameters(), strict=True):

@@ -1,6 +1,5 @@
 """STDBP: against a plain form by autograd, what it makes of a network, and that it trains under every switch."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,52 +209,23 @@ def test_refuses_settings(settings):
 SHORT = ("dataset.batch_size=16", "model.spec=40", "dataset.val_size=0", "scheduler=constant")
 
 
-def fit(folder: Path, start: Path | None = None, **options: Any) -> Any:
-    """A trainer after two epochs of accumulated, clipped and averaged steps, with a checkpoint of each."""
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from snnrun.callback import MovingAverage
-    from snnrun.run import WeightAveraging, quiet
-
-    quiet()
-    data, learner = built(*SHORT)
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[
-            WeightAveraging(multi_avg_fn=MovingAverage(0.9)),
-            ModelCheckpoint(folder, "{epoch}", save_top_k=-1),
-        ],
-        accumulate_grad_batches=2,
-        gradient_clip_val=0.5,
-        limit_train_batches=30,
-        limit_val_batches=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
-    trainer.fit(learner, datamodule=data, ckpt_path=start, weights_only=True)
-    return trainer
-
-
 def same_weights(one: Any, other: Any) -> bool:
     pairs = zip(one.lightning_module.parameters(), other.lightning_module.parameters(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_resumes_where_it_stopped_and_bfloat16_changes_nothing(tmp_path):
+def test_resumes_where_it_stopped_and_bfloat16_changes_nothing(tmp_path, fit):
     """With accumulation, clipping and an average of the weights: two epochs, the second again, and in bf16."""
-    whole = fit(tmp_path)
-    parts = fit(tmp_path, tmp_path / "epoch=0.ckpt")
+    make = lambda: built(*SHORT)  # noqa: E731
+    how = {"limit_train_batches": 30, "gradient_clip_val": 0.5}
+    whole = fit(make, tmp_path, **how)
+    parts = fit(make, tmp_path, tmp_path / "epoch=0.ckpt", **how)
     assert whole.global_step == parts.global_step == 30 and same_weights(whole, parts)
     row = whole.lightning_module.history[-1]
     assert row == pytest.approx({**parts.lightning_module.history[-1], "seconds": row["seconds"]})
     assert row["train/acc"] > 1.2 * whole.lightning_module.history[0]["train/acc"] > 0
     assert 0.02 < row["spikes/rate/body.0"] <= 1
-    mixed = fit(tmp_path / "mixed", precision="bf16-mixed")  # spike times stay float32
+    mixed = fit(make, tmp_path / "mixed", precision="bf16-mixed", **how)  # spike times stay float32
     assert same_weights(whole, mixed)
 
 
