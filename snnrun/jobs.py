@@ -211,7 +211,7 @@ class Sweep:
         remember(self.folder, self.name, words, self.fingerprint)
 
     def compare(self, tasks: Sequence[Task]) -> None:
-        """Raise `BadRequest` if the directory is another sweep's, or if runs in it have other settings than they would have now."""
+        """Raise `BadRequest` if the directory is another sweep's, or its runs would have other settings now."""
         before = recorded(self.folder)
         if before.get("sweep", self.name) != self.name:
             raise BadRequest(

@@ -60,6 +60,18 @@ def unlock(folder: Path) -> None:
     os.close(file)
 
 
+def free(folder: Path) -> bool:
+    """Whether a directory, if there is one, is not locked by another process."""
+    try:
+        lock(folder)
+    except Locked:
+        return False
+    except OSError:  # nothing can be locked there: whoever is to run there will tell
+        return True
+    unlock(folder)
+    return True
+
+
 def unlock_all() -> None:
     """Let others into every directory."""
     for folder in list(held):

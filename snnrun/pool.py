@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from snnrun.lock import free
+
 WORDS = "import sys; from snnrun.pool import unpacked; sys.exit(unpacked())"
 
 
@@ -54,7 +56,8 @@ class Job:
     **Arguments:**
 
     - `name`: what it is called in messages.
-    - `folder`: its directory; a lock beside it is held as long as the process lives.
+    - `folder`: its directory. A lock beside it is handed to the process, which holds it from its first moment to its
+      end, so that no other pool starts one; that of the run itself (`snnrun.lock`) must be free then.
     - `begin`: starts the process, when the directory is known to be free; None if nothing is left to do.
     - `gpus`: how many GPUs it computes on.
     """
@@ -85,8 +88,10 @@ class Job:
         with (self.folder.parent / f".{self.folder.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.busy = not free(self.folder)
             except OSError:
                 self.busy = True
+            if self.busy:
                 return False
             self.stderr = tempfile.TemporaryFile() if quiet else None  # noqa: SIM115
             self.started = time.monotonic()

@@ -260,8 +260,8 @@ class Search:
         self.study = study = self.open()
         ended = study.get_trials(deepcopy=False, states=FINISHED)
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        tasks = (self.task(trial) for trial in (*ended, *running) if self.drawn(trial))
-        begun = (task for task in tasks if task.completed or task.resumable)
+        drawn = (self.task(trial) for trial in (*ended, *running) if self.drawn(trial))
+        begun = (task for task in drawn if task.completed or task.resumable)
         self.sweep.claim(list(islice(begun, 1)))  # the others differ from it in values only
         for values in self.grid or ():
             study.enqueue_trial(values, skip_if_exists=True)

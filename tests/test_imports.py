@@ -66,7 +66,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         {"check", "checkpoint", "ranks", "config", "failure", "lock", "run", "result", "sweep"},
         {*HYDRA, "yaml"},
     ),
-    "pool": (set(), set()),
+    "pool": ({"lock"}, set()),
     "fork": ({"pool", "loaded"}, set()),
     "loaded": ({"launch", "run"}, {"torch", "rich"}),
     "gpu": (set(), set()),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,24 @@ def test_a_directory_in_use_is_left_alone(job):
     assert [j.name for j in ended] == ["a", "b"]
     assert one.process is None and one.code is None and other.code == 0
     assert not one.folder.exists()
+
+
+def test_a_run_that_nobody_here_started_is_left_alone(job, tmp_path):
+    one = job("a", "0")
+    one.folder.mkdir(parents=True)
+    program = "import sys; from pathlib import Path; from snnrun.lock import lock; lock(Path(sys.argv[1]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{program}; print(flush=True); sys.stdin.read()", str(one.folder)],
+        cwd=Path(__file__).parents[1],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout and process.stdout.readline()
+        assert not one.start(quiet=False, environment={}) and one.busy
+        process.communicate()
+    assert list(one.folder.iterdir()) == [one.folder / ".lock"]
 
 
 def test_the_lock_is_held_as_long_as_the_process_lives(job):

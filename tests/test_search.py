@@ -85,7 +85,11 @@ class Played:
             self.ran.append(task)
             task.state = "interrupted" if stopped or interrupted else "done"
             if task.state == "done":
-                result = {"status": "completed", "metrics": {"val/acc": score}, "ops": {"ac": value(task)["x"]}}
+                result = {
+                    "status": "completed",
+                    "metrics": {"val/acc": score},
+                    "ops": {"ac": value(task)["x"]},
+                }
                 (task.folder / "result.json").write_text(json.dumps(result))
             ended(task)
             if interrupted:

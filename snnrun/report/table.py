@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import yaml
-
 from snnrun.config import BadRequest, Choices, closest
 
 STATUSES = ("log", "readme", "paper", "second-hand", "recalled")
@@ -109,10 +107,7 @@ def load(choices: Choices, key: str) -> Paper:
     known = keys(choices)
     if key not in known:
         raise BadRequest(f"There is no paper {key!r}.{closest(key, known)}\n  {', '.join(known)}")
-    try:
-        content = choices.load("paper", key)
-    except yaml.YAMLError as error:
-        raise BadRequest(f"{choices.file('paper', key)} is no YAML: {error}") from error
+    content = choices.load("paper", key)
     rows = content.get("rows")
     problems = list(_unknown("", content, ("title", "source", "overrides", *SHARED, "rows")))
     made: dict[str, Row] = {}

@@ -36,7 +36,7 @@ MISFITS = {
     ),
     "readout=spike_rate readout.neuron=${neuron} neuron=li": (
         "readout=spike_rate needs spikes, which none of the chosen parts has.\n"
-        "  neuron: alif, binary, cuba_lif, desire_lif, feedback_lif, if, leaky, lif, plif   (now li)"
+        "  neuron: alif, binary, cuba_lif, desire_lif, feedback_lif, if, leaky, lif, plif, refractory_lif   (now li)"
     ),
 }
 

@@ -5,12 +5,12 @@ import pytest
 from snnrun.config import Choices
 
 NEURON = f"\n  neuron: {', '.join(Choices().options('neuron'))}"
-MODEL = "\n  model: convnet, event_resnet, mlp, plain_net, recurrent, sew_resnet, spiking_resnet"
+MODEL = f"\n  model: {', '.join(Choices().options('model'))}"
 LIF = (
     "\n  neuron: surrogate, tau, threshold, reset, reset_value, decay_input, detach_reset,"
     " learnable, per_channel"
 )
-VERBS = "Verbs are list, show, check, eval, resume, rerun, paper, plot, new."
+VERBS = "Verbs are list, show, check, eval, resume, rerun, paper, report, plot, doctor, new."
 
 WRONG = {
     # groups

@@ -19,7 +19,8 @@ def test_the_tables_that_come_with_snnrun():
 def test_a_row_is_sound(key, row):
     assert row.status in ("log", "readme", "paper", "second-hand", "recalled", None)
     assert bool(row.status) == bool(row.reported)
-    assert row.dataset and row.network and row.steps and row.cost
+    assert row.dataset and row.network and row.cost
+    assert row.steps or key == "stdbp"  # which computes with spike times
     if row.compare == "best_test":
         assert {"dataset.val_size=0", "test_every_epoch=true"} <= set(row.overrides)
     if row.band and row.known:
@@ -36,7 +37,7 @@ def test_the_experiments_of_a_table(key):
         if not any(name.startswith(f"{key}/") for name in EXPERIMENTS):
             pytest.skip(f"there are no experiments {key}/...")
         assert row.experiment in EXPERIMENTS, row.name
-        assert CHOICES.load("experiment", row.experiment)["dataset"]["steps"] == row.steps
+        assert CHOICES.load("experiment", row.experiment)["dataset"].get("steps") == row.steps
 
 
 @pytest.mark.parametrize("key", keys(CHOICES))
@@ -117,7 +118,7 @@ def test_like_is_compared_with_like(compare, reported, against):
         ("rows: {a: {experiment: e, seeds: []}}", "seeds must be a list of numbers"),
         ("rows: {a: {experiment: e, overrides: x=1}}", "overrides must be a list"),
         ("rows: {a/b: {experiment: e}}", "made of letters, digits and underscores"),
-        ("rows: {a: {experiment: e: f}}", "is no YAML"),
+        ("rows: {a: {experiment: e: f}}", "cannot be read: while parsing a flow mapping"),
     ],
 )
 def test_a_wrong_table_is_told_of(text, message, tmp_path):

@@ -1,4 +1,4 @@
-"""A short fit, and a small network with feedback and what a rule that differentiates its equilibrium sees of a learner."""
+"""A short fit, and a small network with feedback and what a rule that differentiates its equilibrium sees of it."""
 
 from collections.abc import Callable
 from pathlib import Path
