@@ -477,17 +477,32 @@ def stop_after(monkeypatch, batches: int) -> None:
     monkeypatch.setattr(Learner, "training_step", counted)
 
 
+# what a rule must bear; of its gradients, its weights, and its steps
+EVERYWHERE = (
+    "ema=0.9",
+    "trainer.gradient_clip_val=1.0",
+    "trainer.accumulate_grad_batches=2",
+)
+# what lets it learn within two steps of time, or takes more of them
+FOR_DIGITS = {
+    "st_rsbp": ("dataset.steps=30", "encoder=integrate", "neuron.threshold=1", "optimizer.lr=1e-3")
+}
+
+
+def with_rule(rule: str) -> tuple[str, ...]:
+    return (f"rule={rule}", *FOR_DIGITS.get(rule, ()))
+
+
 @pytest.mark.parametrize(
     ("batches", "words"),
     [
+        *[(20, (*with_rule(rule), *EVERYWHERE)) for rule in CHOICES.options("rule")],
         (5, ("neuron=plif",)),
         (13, ("dataset.val_size=0",)),  # the last of an epoch
         (20, ("encoder=poisson", "model.dropout=0.2")),
-        (20, ("ema=0.9",)),
         (20, ("encoder=poisson", "test_every_epoch=true")),
         (29, ("dataset.val_size=0", "test_every_epoch=true")),  # the last but one
         (20, ("rule=dsr", "rule.calibrate=2", "model.dropout=0.2")),
-        (20, ("rule=ide", "model.dropout=0.2", "ema=0.9", "trainer.gradient_clip_val=1.0")),
         (16, ("rule=spide", "rule.norm=estimate", "trainer.accumulate_grad_batches=2")),
         (16, ("scheduler=step", "scheduler.step_size=1", "trainer.accumulate_grad_batches=2")),
     ],
@@ -505,12 +520,24 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, batches
         assert torch.equal(value, two["state_dict"][key]), key
     assert one["global_step"] == two["global_step"] and one["epoch"] == two["epoch"]
     tables = [rows(tmp_path / name) for name in ("whole", "stopped")]
+    assert tables[0][0]["train/loss"] != tables[0][1]["train/loss"]
     for table in tables:
         for row in table:
             assert row.pop("seconds") > 0
     assert tables[0] == tables[1]
     for key in ("metrics", "selection", "epochs", "steps", "spikes", "ops"):
         assert resumed[key] == whole[key], key
+
+
+@pytest.mark.parametrize("rule", CHOICES.options("rule"))
+def test_a_rule_learns_in_bfloat16_or_says_why_not(tmp_path, rule):
+    words = (*with_rule(rule), "trainer.precision=bf16-mixed", "test=false", "trainer.max_epochs=1")
+    try:
+        trained(tmp_path, *words)
+    except ValueError as error:
+        assert str(error).startswith(f"rule={rule} needs trainer.precision=32-true or 64-true: in")
+    else:
+        assert all(math.isfinite(value) for value in rows(tmp_path)[0].values())
 
 
 def test_time_before_a_stop_counts_towards_the_epoch(tmp_path, monkeypatch):
