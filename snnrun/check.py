@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -93,7 +94,10 @@ def sweep_words(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 
 def sweep(choices: Choices, overrides: Sequence[str]) -> None:
-    """Check every value of every swept key once, with the first values of the others. Raises `BadRequest`."""
+    """Check the values of every swept key, with the first values of the others; of many numbers the outermost.
+
+    Raises `BadRequest`.
+    """
     parsed = parse(overrides, choices)
     values = {i: values_of(o) for i, o in enumerate(parsed) if o.is_sweep_override()}
     first = [
@@ -104,7 +108,8 @@ def sweep(choices: Choices, overrides: Sequence[str]) -> None:
     for i, options in values.items():
         variants += [
             [*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]]
-            for value in options[1:]
+            for value in outermost(options)
+            if value != options[0]
         ]
     told: set[str] = set()
     for variant in variants:
@@ -113,6 +118,22 @@ def sweep(choices: Choices, overrides: Sequence[str]) -> None:
             if warning not in told:
                 print(warning, file=sys.stderr)
             told.add(warning)
+
+
+def outermost(values: Sequence[str]) -> list[str]:
+    """The smallest and largest of numbers, of whole ones and of others; whatever else there is."""
+    numbers: dict[type, list[str]] = {int: [], float: []}
+    others = []
+    for value in values:
+        for kind, found in numbers.items():
+            with suppress(ValueError):
+                kind(value)
+                found.append(value)
+                break
+        else:
+            others.append(value)
+    ends = [end(found, key=float) for found in numbers.values() if found for end in (min, max)]
+    return list(dict.fromkeys([*others, *ends]))
 
 
 def values_of(override: Override) -> list[str]:

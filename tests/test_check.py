@@ -8,6 +8,7 @@ from snnrun.check import (
     check_papers,
     composed,
     dry_run,
+    outermost,
     request,
     searchpath,
     sweep,
@@ -119,6 +120,13 @@ def test_a_sweep_is_checked_before_it_starts():
         sweep(CHOICES, ["seed=1,2", "neuron.tau=2,x"])
     with pytest.raises(BadRequest, match="loss=spike_count needs spiking_output"):
         sweep(CHOICES, ["loss=cross_entropy,spike_count"])
+
+
+def test_of_numbers_the_outermost_are_checked():
+    assert outermost(["3", "1", "2"]) == ["1", "3"]
+    assert outermost(["2", "0.5", "3", "lif", "1e-3", "4"]) == ["lif", "2", "4", "1e-3", "0.5"]
+    with pytest.raises(BadRequest, match=r"seed must lie between 0 and \d+, got -1"):
+        sweep(CHOICES, ["seed=3,-1,2"])
 
 
 def test_the_meta_device_is_left_again():
