@@ -79,9 +79,9 @@ def duration(undisturbed) -> float:
 
 
 @pytest.fixture(scope="session")
-def same_end(whole) -> Callable[[Path], None]:
-    """Asserts that a run has ended as the one that was never stopped."""
-    return lambda folder: assert_same_end(whole, folder)
+def same_end(whole) -> Callable[..., None]:
+    """Asserts that a run has ended as another one that was never stopped; by default as the one above."""
+    return lambda folder, other=whole: assert_same_end(other, folder)
 
 
 Mount = Callable[..., Path]

@@ -1,6 +1,8 @@
 """Kill -9 at moments that nobody has chosen: `resume` ends where the run that was never stopped ends, bit for bit."""
 
+import json
 import random
+import time
 
 import pytest
 
@@ -43,3 +45,49 @@ def test_kill_after_kill_in_one_run(warm, words, duration, same_end, tmp_path):
     assert codes.count(-9) >= 5  # at last it is done, and left alone
     finish(warm, words, tmp_path)
     same_end(tmp_path / "run")
+
+
+# --- sweeps
+
+SWEEP = ("-m", "seed=1,2", "model.dropout=0.2", "trainer.max_epochs=5", "trainer.accelerator=cpu")
+SWEEP += ("hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(warm, tmp_path_factory):
+    """The directory of a sweep that was never stopped, and how many seconds it took."""
+    folder = tmp_path_factory.mktemp("sweep")
+    start = time.monotonic()
+    done = warm(*SWEEP, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return folder / "sweep", time.monotonic() - start
+
+
+def test_a_sweep_is_killed(warm, whole_sweep, same_end, tmp_path):
+    """Its jobs go on without it; whoever types it again leaves those alone, and does what is missing."""
+    kill_and_finish(0.6, warm, whole_sweep, same_end, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_a_sweep_is_killed_at_twenty_moments(number, warm, whole_sweep, same_end, tmp_path):
+    moment = random.Random(number).uniform(0.1, 1)
+    kill_and_finish(moment, warm, whole_sweep, same_end, tmp_path)
+
+
+def kill_and_finish(share, warm, whole_sweep, same_end, place) -> None:
+    whole, duration = whole_sweep
+    assert warm(*SWEEP, cwd=place, kill=share * duration).returncode in (0, -9)
+    runs = [place / "sweep" / f"seed={seed}" for seed in (1, 2)]
+    end = time.monotonic() + 120
+    while any(status(run) != "completed" for run in runs) and time.monotonic() < end:
+        done = warm(*SWEEP, cwd=place)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        time.sleep(0.2)
+    for run in runs:
+        same_end(run, whole / run.name)
+
+
+def status(run) -> str | None:
+    path = run / "result.json"
+    return json.loads(path.read_text())["status"] if path.exists() else None
