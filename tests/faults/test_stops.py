@@ -1,10 +1,12 @@
 """What a batch system sends, a checkpoint that was damaged afterwards, and a process that is there already."""
 
+import json
 import os
 import platform
 import shutil
 
 import pytest
+import torch
 
 from snnrun.lock import lock, unlock
 
@@ -108,6 +110,42 @@ def test_a_damaged_best_checkpoint_is_never_reported(folder, warm, tmp_path):
         f" whole: snnrun eval {folder} ckpt=last. That of the best epoch has to be trained again:"
         f" snnrun rerun {folder}"
     )
+
+
+@pytest.mark.parametrize("verb", ["resume", "eval"])
+def test_damaged_checkpoints_are_named_and_left(verb, folder, warm, tmp_path):
+    (folder / "result.json").unlink()
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:5000])
+    damaged = folder / "checkpoints" / ("last.ckpt" if verb == "resume" else "best.ckpt")
+    before = {path: path.read_bytes() for path in (damaged, folder / "metrics.csv")}
+    done = warm(verb, "run", cwd=tmp_path)
+    message = (done.stdout + done.stderr).splitlines()[-1]
+    assert message == f"{damaged} is truncated or damaged. It was left as it is."
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_ctrl_c_and_sigterm_in_the_middle_of_an_epoch(words, warm, same_end, tmp_path):
+    """The batch is finished, and the next start goes on behind it."""
+    folder = tmp_path / "run"
+    request = (*words, "hydra.run.dir=run")
+    # the second stop is in the sixth batch of the third epoch; two batches are one step
+    for number, batches, steps in (("SIGINT", 13 + 4, 7 + 2), ("SIGTERM", 9 + 6, 2 * 7 + 3)):
+        before = stop("training_step", batches, number)
+        done = warm(*request, cwd=tmp_path, before=before)
+        assert done.returncode == 130
+        assert done.stderr == "\nStopping after this batch; Ctrl-C again stops at once.\n"
+        assert done.stdout.endswith(f"\nInterrupted. Go on with: snnrun resume {folder}\n")
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["status"], result["error"]) == ("interrupted", None)
+        last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["global_step"] == steps
+        request = ("resume", "run")
+    done = warm(*request, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    same_end(folder)
 
 
 # before the first checkpoint, in a validation, while last.ckpt is written, in the test behind the last epoch
