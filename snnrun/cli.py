@@ -1,6 +1,7 @@
 """From the command line to a verb; torch and lightning are imported only where a network is built."""
 
 import difflib
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: exits with 0 (done), 1 (the run failed), 2 (the request was wrong) or 130 (interrupted)."""
     words = list(sys.argv[1:] if argv is None else argv)
     sys.path.insert(0, os.getcwd())  # a user's own parts
-    sys.exit(_dispatch(words))
+    try:
+        sys.exit(_dispatch(words))
+    finally:
+        gc.freeze()  # or the interpreter searches all of torch for cycles as it ends, for a second or two
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Several processes at once, each at a directory of its own, that Ctrl-C ends cleanly."""
 
 import fcntl
+import gc
 import math
 import os
 import pickle
@@ -254,7 +255,10 @@ def unpacked() -> int:
     """Call the function that stdin holds, behind the places where modules are found."""
     sys.path[:] = pickle.load(sys.stdin.buffer)
     function, *arguments = pickle.load(sys.stdin.buffer)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    finally:
+        gc.freeze()  # as `cli.main` does
 
 
 def started(words: list[str], slot: Slot, stdin: "IO[bytes] | int" = subprocess.DEVNULL) -> Process:

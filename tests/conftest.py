@@ -18,11 +18,17 @@ os.environ.setdefault("SNNRUN_CACHE", str(Path(tempfile.gettempdir()) / "snnrun-
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
-# has imported what every run needs, and forks a process for each command line that it reads
+# has imported what every run needs and read the sources of its parts, and forks a process for each command line
 WARM = """\
-import json, os, signal, sys, time
-import sklearn.datasets, rich.progress, snnrun.run, snnrun.launch
+import gc, json, os, signal, sys, time
+import hydra.main, hydra._internal.hydra, llvmlite.binding, rich.progress, sklearn.datasets
+import snnrun.launch, snnrun.run
+from snnrun.check import composed
 from snnrun.cli import main
+from snnrun.config import Choices
+
+composed(Choices(), [])
+gc.freeze()  # or a collection in a child copies all pages
 
 for line in sys.stdin:
     order = json.loads(line)
