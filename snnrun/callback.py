@@ -120,9 +120,10 @@ class MovingAverage:
 
 
 class StopSafely(Callback):
-    """On Ctrl-C, SIGTERM or SIGUSR1, finish the batch, write `last.ckpt` and stop. A second Ctrl-C stops at once.
+    """On Ctrl-C or SIGTERM, finish the batch, write `last.ckpt` and stop. A second Ctrl-C stops at once.
 
-    SIGTERM is what a batch system sends some seconds before it kills, SIGUSR1 what it can be told to send earlier.
+    SIGTERM is what a batch system sends some seconds before it kills. SIGUSR1 and SIGUSR2, which it can be told to send
+    earlier, do the same.
     """
 
     def __init__(self, folder: Path):
@@ -131,7 +132,7 @@ class StopSafely(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember who listens to signals."""
-        listened = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        listened = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         self.previous = {number: signal.getsignal(number) for number in listened}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

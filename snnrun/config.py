@@ -35,6 +35,8 @@ GROUPS = (
     *("surrogate", "neuron", "encoder", "norm", "loss", "readout", "task", "optimizer"),
     *("scheduler", "trainer", "callbacks", "model", "dataset", "rule"),
 )
+# the groups of Hydra's that say how the jobs of a sweep are run
+RUNNERS = ("hydra/launcher", "hydra/sweeper")
 # constructor arguments that the runner passes and that stay out of the YAML
 RUNTIME = frozenset(
     {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
@@ -217,7 +219,10 @@ class Choices:
             if not self.is_group(o)
             and not o.is_add()
             and not o.is_force_add()
-            and not o.is_hydra_override()
+            and (
+                not o.is_hydra_override()
+                or o.key_or_group.startswith(("hydra.launcher.", "hydra.sweeper."))
+            )
         ]
         if not keys:
             return
@@ -232,9 +237,7 @@ class Choices:
 
     def _check_group(self, override: Override) -> str | None:
         group = override.key_or_group
-        if group.startswith("hydra") or override.is_delete():
-            return None
-        if group not in self.groups:
+        if override.is_delete() or group not in (*self.groups, *RUNNERS):
             return None
         if group == "paper":
             return f"{override.input_line}: a published table is no part of a run; see snnrun paper list."

@@ -20,6 +20,7 @@ from snnrun.gpu import gpus
 from snnrun.launch import job as run_job
 from snnrun.report.collect import differences
 from snnrun.report.stored import Stored
+from snnrun.slurm import Queue, Submitted
 from snnrun.sweep import (
     changes_results,
     fingerprint,
@@ -147,10 +148,13 @@ class Sweep:
     - `master`: the configuration, without what varies.
     - `loader`: Hydra's.
     - `settings`: how jobs are run.
+    - `queue`: of Slurm, which runs them; None: they are processes on this machine.
     """
 
-    def __init__(self, master: DictConfig, loader: Any, settings: Settings):
-        self.master, self.loader, self.settings = master, loader, settings
+    def __init__(
+        self, master: DictConfig, loader: Any, settings: Settings, queue: Queue | None = None
+    ):
+        self.master, self.loader, self.settings, self.queue = master, loader, settings, queue
         self.folder = Path(master.hydra.sweep.dir).resolve()
         self.choices = Choices.along(loader.get_search_path())
         self.words = sweep_words(master, list(master.hydra.overrides.task))
@@ -327,6 +331,9 @@ class Sweep:
 
         def look(jobs: Sequence[pool.Job]) -> None:
             turn()
+            for job in jobs:
+                if isinstance(job.process, Submitted):
+                    running[job].state = "queued" if job.process.waiting else "running"
             self.board.turn()
 
         runner = pool.Pool(at_once, over, turn=look, quiet=True, threads=threads, gpus=self.gpus)
@@ -344,9 +351,14 @@ class Sweep:
                 return None
             (task.folder / "result.json").unlink(missing_ok=True)
             task.state = "running"
+            if self.queue:
+                return self.queue.submit(task.name, task.folder, cfg, slot, gpus)
             return begin((run_job, cfg), slot)
 
-        return pool.Job(task.name, task.folder, started, wanted_gpus(cfg.trainer))
+        gpus = wanted_gpus(cfg.trainer)
+        if self.queue and cfg.trainer.accelerator == "auto":
+            gpus = 0  # those of this machine say nothing of those that Slurm has
+        return pool.Job(task.name, task.folder, started, gpus, remote=self.queue is not None)
 
 
 def numbered(cfg: DictConfig, number: int) -> DictConfig:

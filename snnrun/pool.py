@@ -61,12 +61,14 @@ class Job:
       end, so that no other pool starts one; that of the run itself (`snnrun.lock`) must be free then.
     - `begin`: starts the process, when the directory is known to be free; None if nothing is left to do.
     - `gpus`: how many GPUs it computes on.
+    - `remote`: it runs on another machine, perhaps already, and looks itself whether the directory is free.
     """
 
     name: str
     folder: Path
     begin: Callable[[Slot], Process | None]
     gpus: int = 0
+    remote: bool = False
     code: int | None = None  # exit code; None if it never started
     error: str = ""  # what it printed, or why it did not start
     busy: bool = False  # another process is at its directory
@@ -89,7 +91,7 @@ class Job:
         with (self.folder.parent / f".{self.folder.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.busy = not free(self.folder)
+                self.busy = not (self.remote or free(self.folder))
             except OSError:
                 self.busy = True
             if self.busy:

@@ -73,8 +73,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "ranks": ({"callback", "config", "pool", "run"}, {"torch", *HYDRA}),
     "board": ({"jobs"}, {"rich"}),
     "sweep": ({"check", "config", "report.collect", "whole"}, {*HYDRA, "yaml"}),
+    "slurm": ({"config", "launch", "pool"}, {"omegaconf", "submitit"}),
     "jobs": (
-        {"board", "check", "config", "fork", "gpu", "launch", "pool", "sweep"}
+        {"board", "check", "config", "fork", "gpu", "launch", "pool", "slurm", "sweep"}
         | {"report.collect", "report.stored"},
         {*HYDRA, "yaml"},
     ),

@@ -41,7 +41,9 @@ class OptunaSweeper(Sweeper):
         )
         sweep = getattr(launcher, "sweep", None)
         if not isinstance(sweep, Sweep):
-            raise BadRequest("hydra/sweeper=optuna runs its jobs by hydra/launcher=process.")
+            raise BadRequest(
+                "hydra/sweeper=optuna runs its jobs by hydra/launcher=process or hydra/launcher=slurm."
+            )
         words = sweep_words(config, list(config.hydra.overrides.task))
         self.search = Search(sweep, Settings(*self.settings), words)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -179,6 +180,12 @@ class ResumableLoader(DataLoader):
         """Nothing to restore."""
 
 
+def deaf(worker: int) -> None:
+    """Leave it to the main process to stop: a batch system sends signals to all processes of a run."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class DataModule(LightningDataModule):
     """A data set: its shape without touching a disk, its splits, and its loaders of `(x, y, index)`, batch first.
 
@@ -352,6 +359,7 @@ class DataModule(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=deaf,
             generator=torch.Generator(),  # or starting an epoch would draw from the global one
         )
 

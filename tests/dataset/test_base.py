@@ -1,4 +1,7 @@
 import hashlib
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -199,3 +202,14 @@ def test_reading_names_the_file_and_lets_others_through():
         raise FileNotFoundError("no classes")
     with pytest.raises(PermissionError), reading(Path("some.bin")):
         raise PermissionError
+
+
+def test_a_loader_process_leaves_it_to_the_run_to_stop():
+    batches = iter(made(num_workers=1, val_size=0).loader("train"))
+    first = [next(batches)]
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(worker.pid, number)
+    assert len([*first, *batches]) == 10
+    del batches
