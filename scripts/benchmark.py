@@ -28,8 +28,10 @@ from torch import Tensor, nn
 
 from snnrun.allocator import keep_freed_memory
 from snnrun.model import Layer
-from snnrun.neuron import LIF, Neuron, State, scan
+from snnrun.neuron import LIF, PSCLIF, Neuron, State, scan
+from snnrun.neuron.kernel import choose
 from snnrun.norm import BatchNorm
+from snnrun.rule import TSSL
 from snnrun.surrogate import ATan
 
 
@@ -153,6 +155,59 @@ def peers(wanted: list[str]) -> Iterator[str]:
             print(f"{name} is left out: {error}", file=sys.stderr)
 
 
+class Published(torch.autograd.Function):
+    """The neuron as published, time last: at every step back, sums over all later ones."""
+
+    @staticmethod
+    def forward(ctx, current: Tensor, neuron: PSCLIF) -> Tensor:
+        """Loop over time; keep increment, potential, spikes and trace of all steps."""
+        r = a = torch.zeros_like(current[..., 0])
+        kept = []
+        for x in current.unbind(-1):
+            d = x - neuron.theta_m * r
+            u = r + d
+            s = (u > neuron.threshold).to(u.dtype)
+            r = u * (1 - s)
+            a = a + neuron.theta_s * (s - a)
+            kept.append((d, u, s, a))
+        d, u, s, a = (torch.stack(column, -1) for column in zip(*kept, strict=True))
+        ctx.neuron = neuron
+        ctx.save_for_backward(d, u, s, a)
+        return a
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The formula of `TSSL` with its sums written out."""
+        d, u, s, a = (saved.unbind(-1) for saved in ctx.saved_tensors)
+        neuron, steps = ctx.neuron, grad.shape[-1]
+        kernel = neuron.theta_s * (1 - neuron.theta_s) ** torch.arange(steps, dtype=grad.dtype)
+        out, carried = torch.zeros_like(grad), torch.zeros_like(grad[..., 0])
+        for t in range(steps - 1, -1, -1):
+            later, above = kernel[: steps - t], grad[..., t:]
+            slope = (1 / d[t]).clamp(0, 8) * s[t]
+            timing = (slope.unsqueeze(-1) * later * above).sum(-1)  # a row of da/du, times above
+            through_reset = neuron.theta_m * u[t] * slope + (1 - neuron.theta_m) * (1 - s[t])
+            timing = timing + carried * through_reset
+            e = torch.exp(((neuron.threshold - u[t]) / 0.2).clamp(-8, 8))
+            dense = (later * above).sum(-1) * (e / (0.2 * (1 + e) ** 2))
+            out[..., t] = torch.where(a[t] < neuron.theta_s / 4, dense, timing)
+            carried = timing
+        return out, None
+
+
+def published(neuron: Neuron, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """The published rule as a kernel of `PSCLIF`."""
+    out = Published.apply(x.movedim(0, -1).contiguous(), neuron)
+    return out.movedim(-1, 0), state  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def tssl(own: bool) -> Neuron:
+    """TSSL-BP's neuron, with our printed recursion or with the published sums."""
+    neuron = PSCLIF(ATan(), tau_m=8.0, tau_s=4.0)
+    neuron.kernel = choose(TSSL().kernel(neuron), "auto") if own else published
+    return neuron
+
+
 def by_steps(neuron: Neuron) -> Neuron:
     """The same neuron, run step by step in torch."""
     neuron.kernel = scan
@@ -215,10 +270,20 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
     if "user" in wanted:
         x = draw(16, 1 << 18).unsqueeze(1)
         yield Row("user", x, {"ours": TwoStates(), "scan": by_steps(TwoStates())})
+    for steps, size in ((5, 1 << 19), (30, 1 << 17), (100, 1 << 15)):
+        if f"tssl_t{steps}" in wanted:
+            x = draw(steps, size).unsqueeze(1)
+            yield Row(f"tssl_t{steps}", x, {"ours": tssl(True), "published": tssl(False)})
+    if "tssl_conv" in wanted:
+        x = torch.rand(30, *((16, 12, 16, 16) if scale == 1 else (2, 2, 8, 8)))
+        synapses = [nn.Conv2d(x.shape[2], 64, 5, bias=False) for _ in range(2)]
+        synapses[1].load_state_dict(synapses[0].state_dict())
+        ours, theirs = (Layer(s, None, tssl(s is synapses[0])) for s in synapses)
+        yield Row("tssl_conv", x, {"ours": ours, "published": theirs})
 
 
 ROWS = ("lif_t4", "lif_t16", "lif_t64", "lif_t500", "linear", "conv", "conv_bf16", "sew")
-ROWS = (*ROWS, "sew_bf16", "user")
+ROWS = (*ROWS, "sew_bf16", "user", "tssl_t5", "tssl_t30", "tssl_t100", "tssl_conv")
 
 
 def step(net: nn.Module, x: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -2,7 +2,10 @@
 
 import importlib.util
 import pickle
+import sys
+import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -233,21 +236,33 @@ def test_unknown_warmup():
         TSSL("on")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_comparison_with_the_published_sums_runs():
-    path = Path(__file__).parents[2] / "scripts" / "compare_tssl.py"
-    spec = importlib.util.spec_from_file_location("compare_tssl", path)
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+    spec = importlib.util.spec_from_file_location("benchmark", path)
     assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
+    script = sys.modules["benchmark"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.compare(30, (4, 3, 10, 10), channels=8, repeats=1)["apart"] < 1e-5
+    return script
+
+
+@pytest.mark.parametrize("name", ["tssl_t5", "tssl_t100", "tssl_conv"])
+def test_the_published_sums_give_the_same(benchmark, name):
+    """What the benchmark compares with: the formula with its T x T sums."""
+    torch.manual_seed(0)
+    (row,) = benchmark.rows([name], [], 1 << 12)
+    found = {}
+    for who, net in row.contestants.items():
+        x = row.x.double().requires_grad_()
+        net.double()(x).square().sum().backward()
+        found[who] = [x.grad, *(p.grad for p in net.parameters())]
+    for one, other in zip(found["ours"], found["published"], strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(one.abs().max()))
 
 
 @pytest.mark.slow
-def test_twice_as_fast_as_the_published_sums():
-    path = Path(__file__).parents[2] / "scripts" / "compare_tssl.py"
-    spec = importlib.util.spec_from_file_location("compare_tssl", path)
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    found = script.compare(30)
-    assert 2 * found["layer, recursion"] < found["layer, published"]
+def test_twice_as_fast_as_the_published_sums(benchmark):
+    (row,) = benchmark.rows(["tssl_conv"], [], 1)
+    _, published = benchmark.measure(row, 5, time.process_time, 1.0)
+    assert published["ratio to ours"] > 2

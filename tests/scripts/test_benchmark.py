@@ -10,7 +10,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_row_on_tiny_sizes(tmp_path):
-    rows = ["lif_t4", "lif_t500", "linear", "conv", "conv_bf16", "sew", "user"]
+    rows = [
+        "lif_t4",
+        "lif_t500",
+        "linear",
+        "conv",
+        "conv_bf16",
+        "sew",
+        "user",
+        "tssl_t30",
+        "tssl_conv",
+    ]
     table = tmp_path / "table.csv"
     words = ["--peers", "--repeats", "1", "--scale", "4096", "--csv", str(table), "--rows", *rows]
     done = subprocess.run(
@@ -25,7 +35,7 @@ def test_every_row_on_tiny_sizes(tmp_path):
         lines = [*csv.DictReader(file)]
     assert [line["workload"] for line in lines] == [
         *("lif_t4", "lif_t500", "linear", "conv", "conv_bf16", "conv_bf16"),
-        *("sew", "user", "user"),
+        *("sew", "user", "user", "tssl_t30", "tssl_t30", "tssl_conv", "tssl_conv"),
     ]
     assert all(float(line["ms"]) > 0 for line in lines)
     equal = {line["contestant"]: float(line["outputs equal"]) for line in lines}
