@@ -94,7 +94,10 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         },
         set(),
     ),
-    "report": ({"config", "pool", "source"}, {"matplotlib", "numpy", "yaml", "scipy", "jinja2"}),
+    "report": (
+        {"config", "pool", "source", "whole"},
+        {"matplotlib", "numpy", "yaml", "scipy", "jinja2"},
+    ),
     "report.request": ({"check", "config"}, {"omegaconf"}),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),

@@ -1,12 +1,12 @@
 """A published table beside our runs: one line a row, as CSV and as Markdown."""
 
 import csv
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from snnrun.report.collect import SELECTIONS, Found, average
 from snnrun.report.table import Paper, Row
+from snnrun.whole import whole
 
 COLUMNS = (
     *("row", "dataset", "network", "steps", "reported_mean", "reported_std", "reported_best"),
@@ -164,15 +164,10 @@ def remarks(
 
 def write(path: Path, lines: Sequence[Mapping[str, str]]) -> None:
     """Write a CSV whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path, newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def markdown(paper: Paper, lines: Sequence[Mapping[str, str]]) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from snnrun.report import picture
 from snnrun.report.stored import Damaged, LeftOut, Stored
+from snnrun.whole import whole
 
 # neither dates nor versions: the same run gives the same bytes
 METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
@@ -52,7 +53,9 @@ def main(words: list[str]) -> int:
             continue
         for suffix, content in files.items():
             try:
-                write(content, plots / f"{name}.{suffix}")
+                plots.mkdir(exist_ok=True)
+                with whole(plots / f"{name}.{suffix}", mode="wb") as file:
+                    file.write(content)
             except OSError as error:
                 return stop(f"Cannot write to {plots}: {os.strerror(error.errno or 0)}.")
             print(f"plots/{name}.{suffix}")
@@ -162,14 +165,3 @@ def render(draw: Callable[[], Figure]) -> dict[str, bytes]:
             fig.savefig(buffer, format=suffix, metadata=metadata)
             files[suffix] = buffer.getvalue()
         return files
-
-
-def write(content: bytes, path: Path) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

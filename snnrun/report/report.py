@@ -10,6 +10,7 @@ from snnrun.report import text
 from snnrun.report.gather import gather
 from snnrun.report.group import Study, study
 from snnrun.report.ranking import Ranking, rank
+from snnrun.whole import whole
 
 USAGE = """\
 Usage: snnrun report DIR ... [out=FILE,...] [format=markdown|csv|json|html] [baseline=...] [score=METRIC] [sort=METRIC]
@@ -51,7 +52,9 @@ def main(words: list[str]) -> int:
     for path in asked.out:
         content = render(asked.format or SUFFIXES[path.suffix], found, ranking, asked.folders)
         try:
-            write(content, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole(path) as file:
+                file.write(content)
         except OSError as error:
             raise BadRequest(cannot_write(path, error)) from error
         print(path)
@@ -100,14 +103,3 @@ def render(name: str, found: Study, ranking: Ranking, folders: Sequence[str]) ->
         return page.html(found, ranking, folders)
     makers = {"markdown": text.markdown, "csv": text.table, "json": text.document}
     return makers[name](found, ranking, folders)
-
-
-def write(content: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -123,21 +123,6 @@ def test_a_stopped_run_is_drawn_as_far_as_it_came(run, capsys):
     assert "(unfinished)" in (run / "plots" / "curves.svg").read_text()
 
 
-def test_a_failure_while_writing_leaves_the_old_picture(tmp_path, monkeypatch):
-    path = tmp_path / "plots" / "curves.png"
-    plot.write(b"old", path)
-
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        plot.write(b"new", path)
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_a_report_reads_it_too(trained, capsys):
     assert report.main([str(trained), "format=json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
