@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from snnrun import launch
 from snnrun.config import BadRequest
-from snnrun.pool import Slot
+from snnrun.pool import Process, Slot
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -133,9 +133,7 @@ class Queue:
                 self.known = {number: (state, name) for number, state, name in rows}
         return self.known
 
-    def submit(
-        self, name: str, folder: Path, cfg: DictConfig, slot: Slot, gpus: int
-    ) -> "Submitted":
+    def submit(self, name: str, folder: Path, cfg: DictConfig, slot: Slot, gpus: int) -> Process:
         """Put a run into the queue, or find the job that an earlier sweep has put there.
 
         **Arguments:**
@@ -147,6 +145,7 @@ class Queue:
         - `gpus`: how many it asks for.
         """
         from submitit import AutoExecutor
+        from submitit.core.utils import FailedJobError
 
         place = folder / "slurm"
         before = {file.name.partition("_")[0] for file in place.glob("*_submitted.pkl")}
@@ -162,7 +161,10 @@ class Queue:
         executor.update_parameters(
             **{k if k in known else f"slurm_{k}": value for k, value in told.items()}
         )
-        job = executor.submit(Call(cfg, sys.path, slot.environment))
+        try:
+            job = executor.submit(Call(cfg, sys.path, slot.environment))
+        except FailedJobError as error:
+            return Refused(str(error), slot)
         self.known[job.job_id] = ("PENDING", name)
         return Submitted(self, job.job_id, folder, slot)
 
@@ -216,6 +218,27 @@ class Submitted:
     def send_signal(self, sig: int, /) -> None:
         """Cancel it: whatever the signal, the run gets SIGTERM, and some time to write its checkpoint."""
         subprocess.run(["scancel", self.number], capture_output=True)
+
+
+class Refused:
+    """A job that Slurm has not taken.
+
+    **Arguments:**
+
+    - `reason`: what `sbatch` said.
+    - `slot`: what the job was handed.
+    """
+
+    def __init__(self, reason: str, slot: Slot):
+        if slot.quiet:
+            slot.quiet.write(reason.encode())
+
+    def poll(self) -> int:
+        """It has ended."""
+        return 1
+
+    def send_signal(self, sig: int, /) -> None:
+        """Nothing."""
 
 
 def tell(number: str, state: str, place: Path, out: "IO[bytes]") -> None:

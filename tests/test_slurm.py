@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 
 import pytest
+from omegaconf import OmegaConf
 
 from snnrun import slurm
 from snnrun.cli import _dispatch
@@ -79,6 +80,20 @@ def test_how_a_job_has_ended(squeue, tmp_path, state, result, code, told):
         quiet.seek(0)
         assert told in quiet.read().decode()
         assert Submitted(queue, "8", tmp_path, Slot(None, {})).waiting
+
+
+def test_a_job_that_slurm_does_not_take(squeue, tmp_path):
+    pytest.importorskip("submitit")
+    squeue()
+    (tmp_path / "bin" / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: no such' >&2; exit 1\n"
+    )
+    with tempfile.TemporaryFile() as quiet:
+        slot = Slot(None, {}, quiet)
+        job = Queue(Settings()).submit("a", tmp_path / "a", OmegaConf.create(), slot, 0)
+        assert job.poll() == 1
+        quiet.seek(0)
+        assert quiet.read() == b"sbatch: error: no such"
 
 
 def test_a_controller_that_does_not_answer_changes_nothing(squeue, monkeypatch):
