@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +20,6 @@ from snnrun.gpu import gpus
 from snnrun.launch import job as run_job
 from snnrun.report.collect import differences
 from snnrun.report.stored import Stored
-from snnrun.slurm import Queue, Submitted
 from snnrun.sweep import (
     changes_results,
     fingerprint,
@@ -140,6 +139,25 @@ def end_of(code: int | None) -> str:
     return f"its process ended with code {code}"
 
 
+class Queue(Protocol):
+    """What runs jobs elsewhere, when there is room for them."""
+
+    def submit(
+        self, name: str, folder: Path, cfg: DictConfig, slot: pool.Slot, gpus: int
+    ) -> pool.Process:
+        """Hand over a run.
+
+        **Arguments:**
+
+        - `name`: what the job is called.
+        - `folder`: the run's directory.
+        - `cfg`: its configuration.
+        - `slot`: what it was handed.
+        - `gpus`: how many GPUs it asks for.
+        """
+        ...
+
+
 class Sweep:
     """Jobs at the directory of a sweep.
 
@@ -148,7 +166,7 @@ class Sweep:
     - `master`: the configuration, without what varies.
     - `loader`: Hydra's.
     - `settings`: how jobs are run.
-    - `queue`: of Slurm, which runs them; None: they are processes on this machine.
+    - `queue`: of Slurm or Ray, which runs them; None: they are processes of this one.
     """
 
     def __init__(
@@ -332,7 +350,7 @@ class Sweep:
         def look(jobs: Sequence[pool.Job]) -> None:
             turn()
             for job in jobs:
-                if isinstance(job.process, Submitted):
+                if isinstance(job.process, pool.Queued):
                     running[job].state = "queued" if job.process.waiting else "running"
             self.board.turn()
 
@@ -357,7 +375,7 @@ class Sweep:
 
         gpus = wanted_gpus(cfg.trainer)
         if self.queue and cfg.trainer.accelerator == "auto":
-            gpus = 0  # those of this machine say nothing of those that Slurm has
+            gpus = 0  # those of this machine say nothing of those of others
         return pool.Job(task.name, task.folder, started, gpus, remote=self.queue is not None)
 
 

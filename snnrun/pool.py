@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from snnrun.lock import free
 
@@ -48,6 +48,16 @@ class Slot:
     lock: int | None
     environment: dict[str, str]
     quiet: "IO[bytes] | None" = None
+
+
+@runtime_checkable
+class Queued(Process, Protocol):
+    """A process that begins when there is room for it."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it does not run yet, or not again."""
+        ...
 
 
 @dataclass(eq=False)

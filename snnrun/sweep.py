@@ -227,8 +227,8 @@ def safe(folder: Path, word: str) -> bool:
     if key == "hydra.searchpath":  # the user's to say
         return False
     hydra = key.startswith("hydra") and not key.startswith(("hydra.launcher.", "hydra.sweeper."))
-    launchers = ("hydra/launcher=process", "hydra/launcher=slurm")
-    known = key == "hydra/sweeper" or word in launchers
+    launchers = ("process", "slurm", "ray")
+    known = key == "hydra/sweeper" or word in [f"hydra/launcher={one}" for one in launchers]
     if "_target_" in word or (hydra and not known):
         raise BadRequest(
             f"{folder / RECORD} says {word}, which is not taken from a file. If you trust it, type the sweep again."

@@ -74,8 +74,9 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "board": ({"jobs"}, {"rich"}),
     "sweep": ({"check", "config", "report.collect", "whole"}, {*HYDRA, "yaml"}),
     "slurm": ({"config", "launch", "pool"}, {"omegaconf", "submitit"}),
+    "ray_cluster": ({"config", "launch", "lock", "pool"}, {"omegaconf", "ray"}),
     "jobs": (
-        {"board", "check", "config", "fork", "gpu", "launch", "pool", "slurm", "sweep"}
+        {"board", "check", "config", "fork", "gpu", "launch", "pool", "sweep"}
         | {"report.collect", "report.stored"},
         {*HYDRA, "yaml"},
     ),

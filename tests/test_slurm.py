@@ -119,6 +119,7 @@ def test_what_is_missing_is_told(monkeypatch, tmp_path, capsys):
     for word, told in (
         ("hydra/launcher=slrum", "there is no such hydra/launcher. Did you mean slurm?"),
         ("hydra.launcher.partitoin=x", "hydra.launcher has no key 'partitoin'. Did you mean"),
+        ("hydra.launcher.cpus_per_task=0", "hydra.launcher.cpus_per_task must be at least 1"),
         ("hydra.launcher.timeout_min=x", "hydra.launcher.timeout_min must be a whole number"),
         ("neuron=lfi", "neuron=lfi: there is no such neuron. Did you mean lif"),
     ):

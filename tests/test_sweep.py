@@ -72,7 +72,7 @@ def test_a_record_that_cannot_be_read(tmp_path, text):
 def test_nothing_that_a_record_names_is_executed(tmp_path):
     for word in (
         *("seed=1,2", "hydra.launcher.jobs=2", "hydra/sweeper=optuna", "hydra/launcher=process"),
-        "hydra/launcher=slurm",
+        *("hydra/launcher=slurm", "hydra/launcher=ray"),
         *("hydra.sweeper.n_trials=3", "neuron=lif"),
     ):
         assert safe(tmp_path, word)

@@ -42,7 +42,7 @@ class OptunaSweeper(Sweeper):
         sweep = getattr(launcher, "sweep", None)
         if not isinstance(sweep, Sweep):
             raise BadRequest(
-                "hydra/sweeper=optuna runs its jobs by hydra/launcher=process or hydra/launcher=slurm."
+                "hydra/sweeper=optuna runs its jobs by hydra/launcher=process, slurm or ray."
             )
         words = sweep_words(config, list(config.hydra.overrides.task))
         self.search = Search(sweep, Settings(*self.settings), words)

@@ -53,5 +53,6 @@ class SlurmLauncher(ProcessLauncher):
         from snnrun.slurm import Queue
         from snnrun.slurm import Settings as Asked
 
-        settings, queue = Settings(*self.settings), Queue(Asked(**self.asked))
+        queue = Queue(Asked(**self.asked))  # first: it says more of what is wrong
+        settings = Settings(*self.settings)
         self.sweep = Sweep(config, hydra_context.config_loader, settings, queue)
