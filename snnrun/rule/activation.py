@@ -1,4 +1,4 @@
-"""What an ANN has in the place of neurons until it is converted."""
+"""What networks of rates have in the place of neurons."""
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,12 @@ class QCFS(ReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Elementwise."""
-        z = x / self.threshold
-        # torch's clamp has no gradient at its limits
-        clipped = torch.where((z >= 0) & (z <= 1), z, z.detach().clamp(0, 1))
+        clipped = clamped(x / self.threshold, 0.0, 1.0)
         steps = (clipped.detach() * self.levels + 0.5).floor() / self.levels
         return self.threshold * (clipped + (steps - clipped).detach())
+
+
+def clamped(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` cut at both ends, with derivative 1 from end to end, both included (torch's own has changed there)."""
+    inside = (x >= low) & (x <= high)
+    return torch.where(inside, x, x.detach().clamp(low, high))

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from snnrun.rule.activation import clamped
+
 
 class FrobeniusBound(nn.Module):
     r"""Weights scaled down to a Frobenius norm of at most r.
@@ -107,9 +109,3 @@ def bounds(net: nn.Module) -> list[tuple[Bound, Tensor]]:
         if isinstance(module, parametrize.ParametrizationList):
             found += [(b, module.original) for b in module if isinstance(b, Bound)]
     return found
-
-
-def clamped(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` cut at both ends, with derivative 1 from end to end, both included (torch's own has changed there)."""
-    inside = (x >= low) & (x <= high)
-    return torch.where(inside, x, x.detach().clamp(low, high))

@@ -171,7 +171,7 @@ class EquilibriumRule(Rule):
 
     def bound(self, limit: float, synapse: Any) -> Bound:
         """What keeps the feedback weights of `synapse` small."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define bound(limit, synapse).")
 
     def adapt(self, net: nn.Module) -> nn.Module:
         """Bound the feedback weights."""
@@ -250,7 +250,7 @@ class EquilibriumRule(Rule):
         - `z`, `g`: the rate of the last population, and the gradient of the loss.
         - `samples`: size of the batch.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define attach(...).")
 
 
 @contextmanager

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.model.layers import unchanged
+from snnrun.rule.activation import clamped
 from snnrun.rule.base import Learning
-from snnrun.rule.bound import Bound, SpectralBound, clamped
+from snnrun.rule.bound import Bound, SpectralBound
 from snnrun.rule.equilibrium import Chain, EquilibriumRule, Rates
 from snnrun.rule.solver import broyden, fixed_point
 

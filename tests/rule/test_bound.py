@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.rule.bound import FrobeniusBound, SpectralBound, bind, bounds, clamped
+from snnrun.rule.activation import clamped
+from snnrun.rule.bound import FrobeniusBound, SpectralBound, bind, bounds
 
 
 def linear(norm: float) -> nn.Linear:
