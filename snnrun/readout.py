@@ -28,6 +28,8 @@ class Readout(nn.Module):
     entropy, which costs points.
     """
 
+    decay = 1.0  # what a step counts in the mean, relative to the one after it
+
     def __init__(
         self,
         reduce: Literal["mean", "sum", "last", "max"] = "mean",
@@ -50,7 +52,7 @@ class Readout(nn.Module):
         """`(T, B, C)` to `(B, C)`."""
         match self.reduce:
             case "mean":
-                return out.mean(0)
+                return weighted_mean(out, self.decay)
             case "sum":
                 return out.sum(0)
             case "last":
@@ -62,8 +64,7 @@ class Readout(nn.Module):
         """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
         match self.reduce:
             case "mean":
-                steps = torch.arange(1, len(out) + 1, device=out.device).view(-1, 1, 1)
-                return out.cumsum(0) / steps
+                return weighted_means(out, self.decay)
             case "sum":
                 return out.cumsum(0)
             case "last":
@@ -95,21 +96,12 @@ class RepresentationReadout(Readout):
     """
 
     needs = frozenset({"clamped_rate"})
-    decay = 1.0  # of the head's neurons, beta
 
     def head(self, features: int, classes: int) -> Layer:
-        """The last layer of a network."""
+        """The last layer of a network, whose neurons say what steps count."""
         layer = super().head(features, classes)
         self.decay = layer.neuron.decay if isinstance(layer.neuron, Clamping) else 1.0
         return layer
-
-    def forward(self, out: Tensor) -> Tensor:
-        """`(T, B, C)` to `(B, C)`."""
-        return weighted_mean(out, self.decay) if self.reduce == "mean" else super().forward(out)
-
-    def running(self, out: Tensor) -> Tensor:
-        """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
-        return weighted_means(out, self.decay) if self.reduce == "mean" else super().running(out)
 
 
 class TraceReadout(Readout):
@@ -162,14 +154,6 @@ class RateReadout(Readout):
             raise ValueError(f"readout.decay must be above 0 and at most 1, got {decay}.")
         self.decay = decay
 
-    def forward(self, out: Tensor) -> Tensor:
-        """`(T, B, C)` to `(B, C)`."""
-        return weighted_mean(out, self.decay)
-
-    def running(self, out: Tensor) -> Tensor:
-        """`(T, B, C)` to the same shape: what `forward` makes of the first step, of the first two, and so on."""
-        return weighted_means(out, self.decay)
-
 
 class FirstSpikeReadout(Readout):
     r"""A head of neurons that fire once, read by their spike times: the first one decides.
@@ -178,7 +162,7 @@ class FirstSpikeReadout(Readout):
 
     An output that is silent scores minus infinity; of equal scores that of the first class wins.
 
-    **Arguments:** as `Readout`; `neuron` is the network's own, `reduce` has nothing to reduce.
+    **Arguments:** as `Readout`, without `reduce`; `neuron` is the network's own.
     """
 
     traits = frozenset({"time_output"})
@@ -186,20 +170,19 @@ class FirstSpikeReadout(Readout):
 
     def __init__(
         self,
-        reduce: Literal["mean", "sum", "last", "max"] = "last",
         neuron: Callable[[int], Neuron] | None = None,
         norm: NormFactory | None = None,
         bias: bool = False,
     ):
-        super().__init__(reduce, neuron, norm, bias)
+        super().__init__("last", neuron, norm, bias)
 
     def forward(self, out: Tensor) -> Tensor:
         """`(1, B, C)` to `(B, C)`."""
-        return -out[0]
+        return -super().forward(out)
 
     def running(self, out: Tensor) -> Tensor:
         """`(1, B, C)` to the same shape."""
-        return -out
+        return -super().running(out)
 
 
 def weighted_mean(out: Tensor, decay: float) -> Tensor:
