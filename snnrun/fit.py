@@ -97,7 +97,7 @@ def lacking(cfg: DictConfig) -> list[tuple[str, str]]:
 
 
 def ignored(cfg: DictConfig, chosen: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """One warning for every group that the request sets and no chosen part uses.
+    """One warning for every group or setting that the request sets, or switches on, and no chosen part uses.
 
     **Arguments:**
 
@@ -115,10 +115,11 @@ def ignored(cfg: DictConfig, chosen: Mapping[str, Any], overrides: Sequence[str]
             {name: group for name in sorted(found[0].literals.get("ignores", ()))} if found else {}
         )
     asked = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
+    now = {**{name: str(content[name]).lower() for name in by if content.get(name)}, **chosen}
     return [
-        f"warning: {group}={chosen.get(group)} has no effect: {owner}={chosen.get(owner)} does not use it."
-        for group, owner in by.items()
-        if group in asked
+        f"warning: {name}={now[name]} has no effect: {owner}={chosen.get(owner)} does not use it."
+        for name, owner in by.items()
+        if name in asked and name in now
     ]
 
 

@@ -143,6 +143,14 @@ def test_no_warning_for_what_was_not_asked_for_or_is_used():
     assert warnings("surrogate=triangle", "readout=spike_rate") == []
 
 
+@pytest.mark.parametrize("rule", ["tandem", "desire_bp", "ide"])
+def test_a_rule_that_keeps_no_layers_inputs_has_nothing_to_recompute(rule):
+    told = f"warning: recompute=true has no effect: rule={rule} does not use it."
+    assert warnings(f"rule={rule}", "recompute=true") == [told]
+    assert warnings(f"rule={rule}", "recompute=false") == []
+    assert warnings("recompute=true") == []
+
+
 def test_a_part_may_say_what_it_ignores(tmp_path, monkeypatch):
     (tmp_path / "deaf.py").write_text(
         'class Deaf:\n    """Own gradients."""\n    ignores = frozenset({"surrogate", "loss"})\n'

@@ -41,7 +41,7 @@ class DesireBP(Rule):
     """
 
     needs = frozenset({"dense", "input_spikes", "spiking_output", "unit_reset"})
-    ignores = frozenset({"surrogate"})
+    ignores = frozenset({"recompute", "surrogate"})
 
     def __init__(
         self,

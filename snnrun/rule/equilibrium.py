@@ -155,7 +155,7 @@ class EquilibriumRule(Rule):
     """
 
     needs = frozenset({"feedback", "rate_readout", "settling"})
-    ignores = frozenset({"surrogate"})
+    ignores = frozenset({"recompute", "surrogate"})
     weighted_input = False  # whether the mean input weighs steps as the rates do
 
     def __init__(self, feedback_bound: float | None):

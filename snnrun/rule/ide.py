@@ -39,7 +39,6 @@ class IDE(EquilibriumRule):
     equilibrium state*, NeurIPS 2021.
     """
 
-    needs = frozenset({"feedback", "rate_readout", "settling"})
     weighted_input = True
 
     def __init__(

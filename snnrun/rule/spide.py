@@ -38,7 +38,6 @@ class SPIDE(EquilibriumRule):
     Neural Networks 2023.
     """
 
-    needs = frozenset({"feedback", "rate_readout", "settling"})
 
     def __init__(
         self,

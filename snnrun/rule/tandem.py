@@ -171,7 +171,7 @@ class Tandem(Rule):
     """
 
     needs = frozenset({"feedforward", "spikes", "soft_reset"})
-    ignores = frozenset({"surrogate"})
+    ignores = frozenset({"recompute", "surrogate"})
 
     def __init__(
         self,
