@@ -50,11 +50,15 @@ def list_parts(words: list[str]) -> int:
 
 def fitting(choices: Choices, group: str, others: Sequence[str]) -> list[str]:
     """The options of a group that fit with others that are chosen. Raises `BadRequest` for a mistake in those."""
-    base = without_hydra(entered(choices, others))
+    cfg = entered(choices, others)
+    base, chosen = without_hydra(cfg), group_defaults(cfg).get(group)
+    own = choices.load(group, chosen) if isinstance(chosen, str) else {}
+    now = OmegaConf.to_container(cfg, resolve=False).get(group) or {}  # pyright: ignore[reportAttributeAccessIssue]
+    more = {k: v for k, v in now.items() if k not in own or own[k] != v}  # which a rule, say, sets
     found = []
     for option in choices.options(group):
         if group in base and choices.chooses_nothing(group, option):  # no need to compose anew
-            base[group] = choices.load(group, option)
+            base[group] = {**choices.load(group, option), **more}
             if not check_types(base) and not lacking(base):
                 found.append(option)
             continue

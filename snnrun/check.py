@@ -73,6 +73,10 @@ def complain(choices: Choices, cfg: DictConfig, chosen: dict[str, Any]) -> None:
         problems = [f"seed must lie between 0 and {2**32 - 1}, got {cfg.seed}."]
     # what a part takes no longer was meant for another one: that this one does not fit says more
     if all(" takes no " in problem for problem in problems):
+        rule = str(chosen.get("rule"))
+        brought = choices.brings("rule", rule) if problems else frozenset()
+        hints = {key: f" It is set by rule={rule}; '~{key}' takes it away." for key in brought}
+        problems = [problem + hints.get(problem.partition(":")[0], "") for problem in problems]
         problems = [*misfits(cfg, choices, chosen), *problems]
     if problems:
         raise BadRequest("\n".join(problems))

@@ -154,6 +154,14 @@ class Choices:
         whole = (found.header or {}).get("package") == "_global_"
         return content.get(group, {}) if whole and group in GROUPS else content  # pyright: ignore[reportReturnType]
 
+    def brings(self, group: str, option: str) -> frozenset[str]:
+        """The keys of other groups that an option sets: `neuron.reset`, say, of a rule."""
+        found = self._read(group, option)
+        content = {} if found is None else OmegaConf.to_container(found.config, resolve=False)
+        assert isinstance(content, dict)
+        nodes = {name: content[name] for name in GROUPS if isinstance(content.get(name), dict)}
+        return frozenset(f"{name}.{key}" for name in nodes if name != group for key in nodes[name])
+
     def _read(self, group: str, option: str) -> Any:
         """An option as Hydra reads it; None if there is none. Raises `BadRequest` for a file that is no YAML."""
         try:

@@ -19,6 +19,7 @@ TRAITS = {
     "events": "recordings of an event sensor, with a time axis",
     "feedback": "a chain of populations, the last of which may feed the first",
     "feedforward": "no layer feeds itself",
+    "fixed_decay": "its state is a potential, of which a silent step leaves a share that is not learned",
     "graded": "its spikes differ in size",
     "hard_reset": "a spike sets the potential to a fixed value",
     "input_spikes": "turns the input into spikes",

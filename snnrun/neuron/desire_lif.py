@@ -22,7 +22,7 @@ class DesireLIF(Neuron):
     Gerlinghoff et al., *Desire backpropagation*, Neurocomputing 2023.
     """
 
-    traits = frozenset({"spikes", "stepped", "leaky", "unit_reset"})
+    traits = frozenset({"spikes", "stepped", "leaky", "unit_reset", "fixed_decay"})
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class FeedbackLIF(Neuron):
     NeurIPS 2021, and *SPIDE*, Neural Networks 2023.
     """
 
-    traits = frozenset({"spikes", "stepped", "settling"})
+    traits = frozenset({"spikes", "stepped", "settling", "fixed_decay"})
     traits_if = {("decay", 1.0): {"integrating"}, ("rest", 0.0): {"soft_reset"}}
 
     def __init__(

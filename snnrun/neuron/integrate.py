@@ -26,7 +26,7 @@ class IF(Neuron):
     Fang et al., *Deep residual learning in spiking neural networks*, NeurIPS 2021, eq. 1-3.
     """
 
-    traits = frozenset({"spikes", "stepped", "integrating"})
+    traits = frozenset({"spikes", "stepped", "integrating", "fixed_decay"})
     traits_if = {("reset", "hard"): {"hard_reset"}, ("reset", "soft"): {"soft_reset"}}
 
     def __init__(

@@ -25,7 +25,7 @@ class Leaky(Neuron):
     et al., *A tandem learning rule for effective training and rapid inference of deep SNNs*, TNNLS 2021.
     """
 
-    traits = frozenset({"spikes", "stepped", "leaky", "soft_reset"})
+    traits = frozenset({"spikes", "stepped", "leaky", "soft_reset", "fixed_decay"})
 
     def __init__(
         self,

@@ -36,7 +36,11 @@ class LIF(Neuron):
     """
 
     traits = frozenset({"spikes", "stepped", "leaky"})
-    traits_if = {("reset", "hard"): {"hard_reset"}, ("reset", "soft"): {"soft_reset"}}
+    traits_if = {
+        ("reset", "hard"): {"hard_reset"},
+        ("reset", "soft"): {"soft_reset"},
+        ("learnable", False): {"fixed_decay"},
+    }
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class PLIF(LIF):
     """
 
     traits = frozenset({"spikes", "stepped", "leaky"})
+    traits_if = {("reset", "hard"): {"hard_reset"}, ("reset", "soft"): {"soft_reset"}}
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ class OTTT(Rule):
     memory- and time-efficient backpropagation for training spiking neural networks*, ICCV 2023.
     """
 
-    needs = frozenset({"spikes", "stepped", "soft_reset", "feedforward"})
+    needs = frozenset({"spikes", "stepped", "soft_reset", "fixed_decay", "feedforward"})
 
     def __init__(self, trace: bool = True):
         super().__init__()

@@ -38,7 +38,6 @@ class SPIDE(EquilibriumRule):
     Neural Networks 2023.
     """
 
-
     def __init__(
         self,
         steps: int = 100,

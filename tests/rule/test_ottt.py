@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnrun.catalogue import fitting
 from snnrun.check import composed
 from snnrun.config import BadRequest, Choices
 from snnrun.loss import TET
@@ -150,6 +151,29 @@ def test_kernels():
     assert rule.kernel(LI()) is LI.kernel
     kernel = rule.kernel(NEURONS["lif"]())
     assert pickle.loads(pickle.dumps(kernel)) == kernel
+
+
+def test_neurons_that_fit_are_listed():
+    """With what the rule sets of a neuron."""
+    assert fitting(Choices(), "neuron", ["rule=ottt"]) == ["lif"]
+    given = ["rule=ottt", "~neuron.decay_input"]
+    assert fitting(Choices(), "neuron", given) == ["if", "lif"]
+
+
+def test_a_setting_that_another_neuron_does_not_take_can_be_taken_away():
+    with pytest.raises(BadRequest) as error:
+        composed(Choices(), ["rule=ottt", "neuron=if"])
+    assert str(error.value) == (
+        "neuron.decay_input: snnrun.neuron.IF takes no decay_input."
+        " It is set by rule=ottt; '~neuron.decay_input' takes it away."
+    )
+    assert composed(Choices(), ["rule=ottt", "neuron=if", "~neuron.decay_input"])
+
+
+def test_a_neuron_that_learns_its_leak_is_refused_before_anything_is_built():
+    for words in (["neuron=plif", "neuron.reset=soft"], ["neuron.learnable=true"]):
+        with pytest.raises(BadRequest, match="rule=ottt needs fixed_decay"):
+            composed(Choices(), ["rule=ottt", *words])
 
 
 def test_a_misfit_says_what_is_missing():
