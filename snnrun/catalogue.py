@@ -53,7 +53,8 @@ def fitting(choices: Choices, group: str, others: Sequence[str]) -> list[str]:
     cfg = entered(choices, others)
     base, chosen = without_hydra(cfg), group_defaults(cfg).get(group)
     own = choices.load(group, chosen) if isinstance(chosen, str) else {}
-    now = OmegaConf.to_container(cfg, resolve=False).get(group) or {}  # pyright: ignore[reportAttributeAccessIssue]
+    content: Any = OmegaConf.to_container(base, resolve=False)
+    now = content.get(group) or {}
     more = {k: v for k, v in now.items() if k not in own or own[k] != v}  # which a rule, say, sets
     found = []
     for option in choices.options(group):

@@ -82,11 +82,12 @@ def test_case(case, part):
 def make(known: dict[str, Any], rule: DSR, kernel: Choice) -> Clamping:
     """The neuron of a case, run and differentiated by the rule."""
     common = {"alpha": known["alpha"], "bound": known["Vth_bound"]}
+    common["threshold"] = max(1.0, common["bound"])  # until the case's own is filled in
     made: Clamping
     if known["kind"].endswith("_lif"):
-        made = DSRLIF(ATan(), known["tau"], known["delta_t"], threshold=1.0, **common)
+        made = DSRLIF(ATan(), known["tau"], known["delta_t"], **common)
     else:
-        made = DSRIF(ATan(), threshold=1.0, **common)
+        made = DSRIF(ATan(), **common)
     made.kernel = choose(rule.kernel(made), kernel)
     return made
 
