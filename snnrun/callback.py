@@ -189,12 +189,6 @@ def agree(trainer: Trainer, asked: bool) -> bool:
     return trainer.strategy.reduce_boolean_decision(asked, all=False)
 
 
-SILENT_OUTPUT = (
-    "warning: the output does not fire, and a loss of its spikes has a minimum there, in which it may stay."
-    " Try a lower neuron.threshold, larger initial weights, or readout=mean with loss=cross_entropy."
-)
-
-
 class Report(Callback):
     """One line an epoch, and a warning for layers that stay silent.
 
@@ -219,8 +213,8 @@ class Report(Callback):
         if batch_idx == 0 and self.told == 0 and pl_module.output_rate is not None:
             rate, pl_module.output_rate = pl_module.output_rate, None
             self._print(trainer, f"output fires {rate:.3f} times a neuron and step before training")
-            if rate == 0:
-                self._print(trainer, SILENT_OUTPUT)
+            if rate == 0 and (advice := pl_module.rule.wakes_output):
+                self._print(trainer, silent_output(advice))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell of the epoch before this one, whose row is complete now."""
@@ -240,9 +234,10 @@ class Report(Callback):
                 if name.startswith("spikes/silent/") and share == 1
             ]
             if silent and self.told == 0:
-                self._print(trainer, silent_warning(silent))
-                if learner.activity.output in silent:
-                    self._print(trainer, SILENT_OUTPUT)
+                self._print(trainer, silent_warning(silent, learner.rule.wakes))
+                advice = learner.rule.wakes_output
+                if advice and learner.activity.output in silent:
+                    self._print(trainer, silent_output(advice))
             self.told += 1
 
     def _print(self, trainer: Trainer, line: str) -> None:
@@ -294,10 +289,15 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])
 
 
-def silent_warning(names: list[str]) -> str:
+def silent_output(advice: str) -> str:
+    """What to tell of a head whose neurons never fired."""
+    return (
+        "warning: the output does not fire, and may stay silent: no error may reach it there."
+        f" Try {advice}."
+    )
+
+
+def silent_warning(names: list[str], advice: str) -> str:
     """What to tell of layers that never fired."""
     layers, verb = ("layer ", "has") if len(names) == 1 else ("layers ", "have")
-    return (
-        f"warning: {layers}{', '.join(names)} {verb} not fired once in the first epoch."
-        " Try a lower neuron.threshold, norm=batch, or a larger optimizer.lr."
-    )
+    return f"warning: {layers}{', '.join(names)} {verb} not fired once in the first epoch. Try {advice}."

@@ -17,6 +17,7 @@ from snnrun.callback import (
     epoch_line,
     silent_warning,
 )
+from snnrun.rule import Rule
 
 
 def names(folder) -> list[str]:
@@ -233,10 +234,12 @@ def test_a_line_says_the_stage_of_a_schedule():
 
 
 def test_silent_layers_are_named():
-    hint = " Try a lower neuron.threshold, norm=batch, or a larger optimizer.lr."
-    assert silent_warning(["body.0"]) == (
+    advice = "a lower neuron.threshold, norm=batch, or a larger optimizer.lr"
+    assert Rule.wakes == advice
+    hint = f" Try {advice}."
+    assert silent_warning(["body.0"], advice) == (
         "warning: layer body.0 has not fired once in the first epoch." + hint
     )
-    assert silent_warning(["body.0", "head"]) == (
+    assert silent_warning(["body.0", "head"], advice) == (
         "warning: layers body.0, head have not fired once in the first epoch." + hint
     )

@@ -63,6 +63,11 @@ class Rule(nn.Module):
     traits: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     decay_weights_only = False  # weight decay spares all but the weights of synapses
+    # what to try where neurons do not fire, and where those of the head do not (None: the rule sees to that)
+    wakes = "a lower neuron.threshold, norm=batch, or a larger optimizer.lr"
+    wakes_output: str | None = (
+        "a lower neuron.threshold, larger initial weights, or readout=mean with loss=cross_entropy"
+    )
     # how far a schedule has come: plain numbers and tensors, which a checkpoint holds as state["snnrun"]["rule"]
     progress: Mapping[str, Any] = {}
 

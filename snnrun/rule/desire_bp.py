@@ -42,6 +42,7 @@ class DesireBP(Rule):
 
     needs = frozenset({"dense", "input_spikes", "spiking_output", "unit_reset"})
     ignores = frozenset({"recompute", "surrogate"})
+    wakes = wakes_output = "a lower neuron.threshold, or rule.init=kaiming"
 
     def __init__(
         self,

@@ -55,6 +55,8 @@ class STRSBP(Rule):
 
     needs = frozenset({"chain", "input_spikes", "refractory", "spiking_output"})
     ignores = frozenset({"surrogate"})
+    wakes = "lower rule.thresholds (where they are null, neuron.threshold), or more dataset.steps"
+    wakes_output = None  # a label that never fires is given spikes to learn from
 
     def __init__(
         self,

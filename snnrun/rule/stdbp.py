@@ -38,6 +38,8 @@ class STDBP(Rule):
 
     needs = frozenset({"spike_times"})
     ignores = frozenset({"surrogate"})
+    wakes = "a lower neuron.threshold, a larger rule.init_mean, or a later neuron.horizon"
+    wakes_output = "a lower neuron.threshold, a larger rule.init_mean, or rule.silent_penalty=1"
 
     def __init__(
         self,

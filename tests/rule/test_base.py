@@ -1,12 +1,13 @@
 """Backpropagation through time, its truncation, and what holds of every rule."""
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from snnrun.check import without_hydra
+from snnrun.check import composed, without_hydra
 from snnrun.config import Choices
 from snnrun.encoder import Direct
 from snnrun.loss import CrossEntropy
@@ -15,7 +16,7 @@ from snnrun.neuron import LIF, PLIF, Ternary
 from snnrun.neuron.base import recall
 from snnrun.norm import BatchNorm
 from snnrun.readout import Readout
-from snnrun.rule import BPTT, Rule
+from snnrun.rule import BPTT, STDBP, STRSBP, DesireBP, Rule
 from snnrun.surrogate import ATan
 
 CHOICES = Choices()
@@ -245,3 +246,16 @@ def test_learns_synthetic_data(option, words):
             rule.constrain(net)
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0], losses
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"), [("desire_bp", DesireBP), ("st_rsbp", STRSBP), ("stdbp", STDBP)]
+)
+def test_what_is_advised_against_silence_can_be_set_under_the_rule(option, rule):
+    cfg = composed(CHOICES, [f"rule={option}"], warn=False)
+    advice = f"{rule.wakes} {rule.wakes_output or ''}"
+    for group, key in re.findall(r"(\w+)\.(\w+)", advice):
+        assert key in cfg[group], f"{group}.{key}"
+    for setting in re.findall(r"[\w.]+=\w+", advice):
+        composed(CHOICES, [f"rule={option}", setting], warn=False)
+    assert "norm=" not in advice and "readout=" not in advice
