@@ -61,14 +61,15 @@ class Inhibition(nn.Module):
 
     - `neurons`: how many there are.
     - `strength`: weight of a connection, with the sign turned.
+    - `dtype`: of the weights.
     """
 
     weight: Tensor
 
-    def __init__(self, neurons: int, strength: float):
+    def __init__(self, neurons: int, strength: float, dtype: torch.dtype | None = None):
         super().__init__()
         self.strength = strength
-        weight = strength * (torch.eye(neurons) - torch.ones(neurons, neurons))
+        weight = strength * (torch.eye(neurons, dtype=dtype) - 1)
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

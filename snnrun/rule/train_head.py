@@ -32,7 +32,8 @@ class TrainHead(TrainLayer):
         encouragement: float = 35,
     ):
         super().__init__(layer, rows, reference)
-        self.recurrent = Inhibition(self.synapse.out_features, inhibition)
+        weight = self.synapse.weight
+        self.recurrent = Inhibition(len(weight), inhibition, weight.dtype)
         self.encouragement = encouragement
         self.right: Tensor | None = None  # (B, I), true at the labels of the running batch
         self.share: Tensor | None = None  # (B,), weights of its samples

@@ -49,7 +49,8 @@ def closed_marks(post: Tensor, neuron: RefractoryLIF) -> tuple[Tensor, Tensor]:
     last, edge = time - rest, rested - rest  # the last input that counts; the first since the rest
     oldest = (time - math.ceil(REACH * tau_m)).clamp(min=1)
     first = torch.maximum(oldest, edge)
-    near, far = last >= first, edge > oldest
+    until = torch.minimum(edge - 1, last)  # the last input before the rest
+    near, far = last >= first, until >= oldest
     a = (time - rested).to(post.dtype)
     old = torch.exp(-a / tau_m) - torch.exp(-a / tau_s)
 
@@ -62,7 +63,7 @@ def closed_marks(post: Tensor, neuron: RefractoryLIF) -> tuple[Tensor, Tensor]:
         [
             (near, last, -one),
             (near, first - 1, left(last - first + 1, tau_s)),
-            (far, edge - 1, old * math.exp(-1 / tau_s)),
+            (far, until, old * left(edge - until, tau_s)),
             (far, oldest - 1, -old * left(edge - oldest + 1, tau_s)),
         ],
     ]

@@ -22,4 +22,5 @@ def test_all_inhibit_all_others():
     assert inhibition(x).tolist() == [[-0.5, -1.0, -0.5, -1.0]]
     start, target, source = inhibition.ways()
     assert start.tolist() == [0, 3, 6, 9, 12] and len(target) == 12 and (target != source).all()
+    assert (Inhibition(2, 0.1, torch.float64).weight == torch.eye(2).double() / 10 - 0.1).all()
     assert not inhibition.state_dict() and not [*inhibition.parameters()]

@@ -31,7 +31,7 @@ def delta(out: Tensor) -> Tensor:
     return torch.randn(out.shape[1:], generator=torch.Generator().manual_seed(1)).double()
 
 
-def closed(pre: Tensor, post: Tensor) -> Tensor:
+def closed(pre: Tensor, post: Tensor, refractory: int = 2) -> Tensor:
     """The closed form spike by spike, `(B, I, J)`."""
     found = torch.zeros(pre.shape[1], post.shape[2], pre.shape[2], dtype=torch.float64)
     times = [[x[:, b].t().contiguous().tolist() for b in range(x.shape[1])] for x in (pre, post)]
@@ -42,25 +42,29 @@ def closed(pre: Tensor, post: Tensor) -> Tensor:
         total, rested = 0.0 if out else SILENT * bool(into), 1
         for time in out:
             for past in into:
-                a, since = time - rested, time - past - 2
+                a, since = time - rested, time - past - refractory
                 if max(1, time - 12) <= past and since >= 0:
                     least, rest = min(a, since), max(since - a, 0)
                     total += 3 * math.exp(-rest / 2) * (math.exp(-least / 3) - math.exp(-least / 2))
-            rested = time + 2
+            rested = time + refractory
         found[b, i, j] = total
     return found
 
 
-def test_closed_form_spike_by_spike():
-    """Where inputs are forgotten that lie four time constants back."""
+@pytest.mark.parametrize("refractory", [2, 3])
+def test_closed_form_spike_by_spike(refractory):
+    """Where inputs are forgotten that lie four time constants back, and for trains that no rest keeps apart."""
     x = batch().flatten(2)[:, :, :12]
     post = torch.zeros(STEPS, 3, 2, dtype=torch.float64)
     post[[5, 8, 30, 39], 0, 0] = post[[1, 20, 23], 1, 1] = 1
-    terms = zip(closed_marks(post, neuron()), traces(x, neuron()), strict=True)
+    post[[10, 11, 13, 14, 30], 2, 0] = 1
+    made = neuron()
+    made.refractory = refractory
+    terms = zip(closed_marks(post, made), traces(x, made), strict=True)
     found = sum(torch.einsum("tbi,tbj->bij", mark, trace) for mark, trace in terms)
     silent = ~post.any(0)[:, :, None] & x.any(0)[:, None]
     found = torch.where(silent, SILENT, found)  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(found, closed(x, post), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, closed(x, post, refractory), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("how", [{}, {"padding": 1}, {"stride": 2}])
