@@ -146,7 +146,7 @@ def block(case: Case, dtype: str) -> None:
     known = meta(case)
     kernels = [f"w.conv{k}.module.0.weight" for k in (1, 2, 3)]
     weights = [case[key] for key in kernels if key in case]
-    stride = case["in.x"].shape[-1] // case["out.y"].shape[-1]
+    stride = -(-case["in.x"].shape[-1] // case["out.y"].shape[-1])
     strided = 0 if "basic" in known["kind"] else 1  # the 3x3 of a bottleneck
     path = [
         Convolution(w.shape[0], w.shape[-1], stride if k == strided else 1)

@@ -54,13 +54,18 @@ def test_not_built_yet(case, key):
 
 def given(case: Case, name: str) -> Tensor:
     """An array with T first; dense layers without their H = W = 1."""
-    x = torch.from_numpy(case[name]).movedim(-1, 0).contiguous()
+    return flat(torch.from_numpy(case[name]).movedim(-1, 0).contiguous())
+
+
+def flat(x: Tensor) -> Tensor:
+    """Without H = W = 1."""
     return x.flatten(2) if x.dim() == 5 and x.shape[3:] == (1, 1) else x
 
 
 def close(found: Tensor, case: Case, name: str, expected: Tensor | None = None) -> None:
     """Within 1e-9 (float32: 2e-4) of the array's maximum."""
     expected = given(case, name) if expected is None else expected
+    found = flat(found)
     assert found.shape == expected.shape, name
     assert found.dtype == expected.dtype, name
     bound = 1e-9 if expected.dtype == torch.float64 else 2e-4
@@ -90,7 +95,7 @@ def check_neuron(case: Case, known: dict[str, Any]) -> None:
     for kernel in (made.kernel, TSSL().kernel(made)):
         made.kernel = kernel
         out = made(x)
-        assert torch.equal(made.spikes(out.detach()), given(case, "spikes"))
+        assert torch.equal(flat(made.spikes(out.detach())), given(case, "spikes"))
         close(out, case, "a")
         (grad,) = torch.autograd.grad(out, x, given(case, "grad_a"))
         close(grad, case, "grad_I")
@@ -112,7 +117,7 @@ def check_pool(case: Case, known: dict[str, Any]) -> None:
     x = given(case, "x").requires_grad_()
     out = Pool("sum", known["kernel_size"], gain=known["theta"])(x)
     close(out, case, "y")
-    out.backward(given(case, "grad_y"))
+    out.backward(given(case, "grad_y").view_as(out))
     assert x.grad is not None
     close(x.grad, case, "grad_x")
 
@@ -178,9 +183,9 @@ def check_layer(case: Case, known: dict[str, Any]) -> None:
     u, d = potentials(made, currents[0])
     close(u, case, "u")
     close(d, case, "delta_u")
-    assert torch.equal(made.spikes(out.detach()), given(case, "spikes"))
+    assert torch.equal(flat(made.spikes(out.detach())), given(case, "spikes"))
     close(out, case, "a")
-    out.backward(given(case, "grad_a"))
+    out.backward(given(case, "grad_a").view_as(out))
     weight = layer.synapse.weight
     assert x.grad is not None and isinstance(weight, Tensor) and weight.grad is not None
     close(weight.grad, case, "gW", torch.from_numpy(case["gW"]).view(weight.shape))
@@ -191,16 +196,16 @@ def network(case: Case, known: dict[str, Any]) -> tuple[nn.Sequential, dict[int,
     """The network, and its part for each index of a layer in the file."""
     made: list[nn.Module] = []
     part: dict[int, nn.Module] = {}
-    flat = case["x"].shape[2:4] == (1, 1)
+    dense = case["x"].shape[2:4] == (1, 1)
     for i, layer in enumerate(known["layers"]):
         if layer["type"] == "pooling":
             part[i] = Pool(
                 "sum", layer["kernel_size"], gain=layer.get("theta", known.get("theta", 1.1))
             )
         else:
-            if layer["type"] == "linear" and not flat:
+            if layer["type"] == "linear" and not dense:
                 made.append(nn.Flatten(2))
-                flat = True
+                dense = True
             weights = synapse(layer, case[f"W{i}"])
             part[i] = Layer(weights, None, neuron(known, layer["threshold"]))
         made.append(part[i])
@@ -226,7 +231,8 @@ def check_net(case: Case, known: dict[str, Any]) -> None:
     for i, module in part.items():
         close(outputs[i], case, f"a{i}")
         if isinstance(module, Layer) and isinstance(module.neuron, PSCLIF):
-            assert torch.equal(module.neuron.spikes(outputs[i].detach()), given(case, f"spikes{i}"))
+            spikes = flat(module.neuron.spikes(outputs[i].detach()))
+            assert torch.equal(spikes, given(case, f"spikes{i}"))
             close(potentials(module.neuron, currents[i])[0], case, f"u{i}")
     close(Readout("sum")(out), case, "readout", torch.from_numpy(case["readout"]))
     scored(case, known, out).backward()
