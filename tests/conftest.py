@@ -23,11 +23,13 @@ WARM = """\
 import gc, json, os, signal, sys, time
 import hydra.main, hydra._internal.hydra, llvmlite.binding, rich.progress, sklearn.datasets
 import snnrun.launch, snnrun.run
+from hydra.core.hydra_config import HydraConfig
 from snnrun.check import composed
 from snnrun.cli import main
 from snnrun.config import Choices
 
 composed(Choices(), [])
+HydraConfig.instance().cfg = None  # as in a process that has composed nothing
 gc.freeze()  # or a collection in a child copies all pages
 
 for line in sys.stdin:

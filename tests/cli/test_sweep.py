@@ -211,6 +211,7 @@ def test_runs_with_other_settings_are_not_taken_for_done(snnrun, tmp_path):
     assert code == 2 and err.startswith("neuron=my_lif: there is no such neuron.")
 
 
+@pytest.mark.slow
 def test_a_search_whose_trials_are_jobs(snnrun, tmp_path):
     pytest.importorskip("optuna")
     words = ("-m", "hparams_search=accuracy_and_operations", "trainer.max_epochs=1", *SMALL)

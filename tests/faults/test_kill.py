@@ -129,14 +129,10 @@ def whole_sweep(warm, tmp_path_factory):
     return folder / "sweep", time.monotonic() - start
 
 
-def test_a_sweep_is_killed(warm, whole_sweep, same_end, tmp_path):
-    """Its jobs go on without it; whoever types it again leaves those alone, and does what is missing."""
-    kill_and_finish(0.6, warm, whole_sweep, same_end, tmp_path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
-def test_a_sweep_is_killed_at_twenty_moments(number, warm, whole_sweep, same_end, tmp_path):
+def test_a_sweep_is_killed(number, warm, whole_sweep, same_end, tmp_path):
+    """Its jobs go on without it; whoever types it again leaves those alone, and does what is missing."""
     moment = random.Random(number).uniform(0.1, 1)
     kill_and_finish(moment, warm, whole_sweep, same_end, tmp_path)
 

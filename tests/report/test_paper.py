@@ -39,6 +39,8 @@ def test_ctrl_c_then_the_same_command_again_then_a_comparison(snnrun, mine, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # heard also where these tests run in the background of a shell
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = tmp_path / "outputs" / "papers" / "table" / "small" / "seed=1"
     deadline = time.monotonic() + 300
