@@ -123,6 +123,7 @@ SWEEP += ("hydra.sweep.dir=sweep", "hydra.launcher.jobs=2")
 def whole_sweep(warm, tmp_path_factory):
     """The directory of a sweep that was never stopped, and how many seconds it took."""
     folder = tmp_path_factory.mktemp("sweep")
+    warm("--version", cwd=folder)  # what is forked from must be there before time is taken
     start = time.monotonic()
     done = warm(*SWEEP, cwd=folder)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
