@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from snnrun.cli import _dispatch
-
 SCRIPT = Path(__file__).parents[2] / "scripts" / "one_node_slurm.py"
 SMALL = ("model.spec=8", "model.dropout=0.2", "dataset.steps=2", "dataset.batch_size=100")
 SMALL += ("trainer.accelerator=cpu", "trainer.max_epochs=6", "dataset.num_workers=1")
@@ -40,17 +38,8 @@ class Slow(Callback):
 
 
 @pytest.fixture
-def snnrun(tmp_path, monkeypatch, capsys) -> Sweep:
-    """Runs a command line in the test's folder; returns the exit code, the lines on stdout, and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def run(*words: str) -> tuple[int, list[str], str]:
-        code = _dispatch(list(words))
-        printed = capsys.readouterr()
-        return code, printed.out.splitlines(), printed.err
-
-    return run
+def snnrun(in_process) -> Sweep:
+    return in_process
 
 
 @pytest.fixture
