@@ -16,8 +16,12 @@ from snnrun.neuron.kernel.program import Program
 from snnrun.neuron.kernel.trace import gather, spread
 
 # measured: short rows cost more than a scratch buffer that leaves the second-level cache
-BLOCK = 4096  # elements at most
+BLOCK = 2048  # elements at most
 SCRATCH = 1 << 20  # bytes that a block may take
+PAST = (
+    1 << 24
+)  # bytes of an output from which on it is written past the caches: it would not stay there
+LINE = 64  # bytes of a cache line
 WORK = 1 << 16  # elements times steps below which one thread is enough
 ALIGN = 64  # elements: threads share no cache line
 
@@ -37,7 +41,7 @@ def forward(
             call.step(f"before.{i}", s)
         for i, s in enumerate(after):
             call.step(f"after.{i}", s)
-        call.run(len(x))
+        call.run(len(x), out)
     return out, after
 
 
@@ -72,7 +76,7 @@ def backward(
             call.step(f"grad.before.{i}", g)
         for name, g in of_leaves.items():
             call.step(f"grad.leaf.{name}", g)
-        call.run(len(x))
+        call.run(len(x), grad_x)
     else:
         for g in (*grad_before, *of_leaves.values()):
             g.zero_()
@@ -101,7 +105,7 @@ class _Call:
             else:
                 bits = struct.pack("<d", value.item())
                 self.words[f"constant.{i}"] = struct.unpack("<q", bits)[0]
-        self.signature = plan.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
+        self.dtype, self.rows = str(x.dtype).removeprefix("torch."), tuple(rows)
 
     def over_time(self, name: str, rows: Rows) -> None:
         self.kept.append(rows.tensor)
@@ -117,8 +121,16 @@ class _Call:
         self.kept.append(dense)
         self.words[name] = dense.data_ptr()
 
-    def run(self, steps: int) -> None:
-        function, names = _function(self.graph, self.signature, self.backward)
+    def past(self, result: Tensor) -> bool:
+        """Whether a result is too large to stay in the caches, and all its rows begin with a line of them."""
+        name = "grad.x" if self.backward else "out"
+        starts = [self.words[name], self.words[f"{name}.time"]]
+        starts += [self.words[f"{name}.outer"]] if self.place.outer > 1 else []
+        return result.nbytes >= PAST and not any(start % LINE for start in starts)
+
+    def run(self, steps: int, result: Tensor) -> None:
+        signature = plan.Signature(self.dtype, self.rows, self.past(result))
+        function, names = _function(self.graph, signature, self.backward)
         outer, inner = self.place.outer, self.place.inner
         threads = min(torch.get_num_threads(), max(1, steps * outer * inner // WORK))
         across = outer >= threads and outer > 1

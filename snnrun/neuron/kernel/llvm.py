@@ -3,7 +3,9 @@
 A program walks blocks of elements. For a block it runs all steps, a vector of elements an instruction, with the state
 in a scratch buffer that stays in the caches. The backward program first runs the block forward again, keeping what the
 gradients need (`cut`) of every step in the scratch buffer, and then walks back: only the input is saved between the
-passes. Nothing is reassociated or contracted, so results equal torch's bit for bit but for `graph.ROUGH`.
+passes. While it works on a row of one step it fetches that of the next (`_ahead`), because rows are too short for the
+processor to see them coming; large results go past the caches (`Signature.past`). Nothing is reassociated or
+contracted, so results equal torch's bit for bit but for `graph.ROUGH`.
 """
 
 from collections.abc import Callable
@@ -57,7 +59,7 @@ class _Program:
         self.graph, self.backward = graph, backward
         self.outputs = backward_outputs(graph) if backward else forward_outputs(graph)
         self.constants = constants(graph, self.outputs)
-        self.rows, self.states = signature.rows, states(graph)
+        self.rows, self.states, self.past = signature.rows, states(graph), signature.past
         self.kept = kept(graph)
         self.stored, self.kind = STORED[signature.dtype], COMPUTED[signature.dtype]
         self.size = 4 if self.kind == "float" else 8
@@ -94,9 +96,13 @@ class _Program:
                 lambda place: self._block(outer, place),
             ),
         )
+        if self.past:
+            text.do("fence seq_cst")  # such stores are in no order with others
         text.do("ret void")
         head = "define void @run(ptr noalias %words) {\nentry:"
-        return "\n".join([*text.declared, head, *text.top, *entry, *text.lines, "}", ""])
+        return "\n".join(
+            [*text.declared, head, *text.top, *entry, *text.lines, "}", "!0 = !{i32 1}", ""]
+        )
 
     # --- one block of elements
 
@@ -140,11 +146,12 @@ class _Program:
         self._fill(self._scratch(str(i)), f"before.{i}", value)
 
     def _forward(self, t: str, constant: list[str]) -> None:
-        x, out = self._row("x", t), self._row("out", t)
+        x, out, ahead = self._row("x", t), self._row("out", t), self._ahead("x", t, 1)
         rows = [self._scratch(str(i)) for i in range(self.states)]
         places = [self.graph.outputs[name] for name in self.outputs]
 
         def body(n: Numbers, i: str) -> None:
+            ahead(n, i)
             given = {"x": self._read(n, x, i)}
             given |= {f"state.{j}": self._get(n, row, i) for j, row in enumerate(rows)}
             of_out, *after = self._evaluate(n, places, given, {}, constant, i)
@@ -156,12 +163,13 @@ class _Program:
 
     def _again(self, t: str, constant: list[str]) -> None:
         """A step forward once more, keeping what its gradients need."""
-        x = self._row("x", t)
+        x, ahead = self._row("x", t), self._ahead("x", t, 1)
         rows = [self._scratch(str(i)) for i in range(self.states)]
         rows += self._kept_rows(t)
         places = [self.graph.outputs[f"state.{j}"] for j in range(self.states)] + self.kept
 
         def body(n: Numbers, i: str) -> None:
+            ahead(n, i)
             given = {"x": self._read(n, x, i)}
             given |= {f"state.{j}": self._get(n, rows[j], i) for j in range(self.states)}
             found = self._evaluate(n, places, given, {}, constant, i)
@@ -177,10 +185,12 @@ class _Program:
         reads = any(self.graph.nodes[place].value == "x" for place in cut(self.graph))
         x = self._row("x", t) if reads else ""
         grad_out, grad_x = self._row("grad.out", t), self._row("grad.x", t)
+        ahead = self._ahead("grad.out", t, -1)
         rows = self._kept_rows(t)
         places = [self.graph.outputs[name] for name in self.outputs[self.states :]]
 
         def body(n: Numbers, i: str) -> None:
+            ahead(n, i)
             given = {"grad.out": self._read(n, grad_out, i)}
             if reads:
                 given["x"] = self._read(n, x, i)
@@ -247,6 +257,18 @@ class _Program:
         within = let(f"mul i64 {self.place}, {self.stored_size}")
         offset = let(f"add i64 {let(f'add i64 {over}, {time}')}, {within}")
         return let(f"inttoptr i64 {let(f'add i64 {word[tensor]}, {offset}')} to ptr")
+
+    def _ahead(self, tensor: str, t: str, by: int) -> Callable[[Numbers, str], None]:
+        """What fetches a tensor's row of another step into the second-level cache; past its ends, that is no error."""
+        row = self._row(tensor, self.text.let(f"add i64 {t}, {by}"))
+        self.text.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+
+        def fetch(n: Numbers, i: str) -> None:
+            if n.width:
+                place = self.text.let(f"getelementptr {self.stored}, ptr {row}, i64 {i}")
+                self.text.do(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 2, i32 1)")
+
+        return fetch
 
     def _dense(self, name: str) -> str:
         """Where the block's first element lies in a tensor of the size of a step."""
@@ -317,7 +339,10 @@ class _Program:
             value = let(f"trunc {n.int} {short} to {stored}")
         elif kind == "half":
             value = let(f"fptrunc {n.type} {value} to {stored}")
-        self.text.do(f"store {stored} {value}, ptr {place}, align {self.stored_size}")
+        align = f"align {self.stored_size}"
+        if n.width and self.past:
+            align = f"align {n.width * self.stored_size}, !nontemporal !0"
+        self.text.do(f"store {stored} {value}, ptr {place}, {align}")
 
 
 def source(graph: Graph, signature: Signature, *, backward: bool) -> str:

@@ -14,10 +14,12 @@ class Signature:
 
     - `dtype`: of input and output; the state is wider if that is half.
     - `rows`: of each value made of parameters: whether it differs between elements.
+    - `past`: whether the output is written past the caches (on a CPU).
     """
 
     dtype: str
     rows: tuple[bool, ...]
+    past: bool = False
 
 
 def constants(graph: Graph, outputs: list[str]) -> list[int]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from snnrun.model import Layer
 from snnrun.neuron import ALIF, LIF, PLIF, Neuron, carry
-from snnrun.neuron.kernel import Fused
+from snnrun.neuron.kernel import Fused, cpu
 from snnrun.surrogate import ATan, Rectangle
 
 pytestmark = [
@@ -99,3 +99,24 @@ def test_unused_outputs_have_no_gradient():
         last = neuron(torch.zeros(1, 2, 2))
     (grad,) = torch.autograd.grad(last.sum(), x)
     assert grad.isfinite().all() and grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "aligned"), [((3, 2, 96), True), ((4, 64, 2, 80), True), ((3, 2, 5), False)], ids=str
+)
+def test_results_past_the_caches_are_the_same(monkeypatch, dtype, shape, aligned):
+    x = (torch.randn(shape, dtype=dtype) * 2).transpose(1, -1)
+    weights = torch.randn_like(x)
+    found, past = [], []
+    function = cpu._function
+    monkeypatch.setattr(cpu, "_function", lambda *key: past.append(key[1].past) or function(*key))
+    for least in (1 << 40, 0):
+        monkeypatch.setattr(cpu, "PAST", least)
+        leaf = x.clone().requires_grad_()
+        out = LIF(ATan())(leaf)
+        out.backward(weights)
+        found.append((out, leaf.grad))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert past == [False, False, aligned, aligned]
