@@ -130,12 +130,12 @@ class _Call:
 
     def run(self, steps: int, result: Tensor) -> None:
         signature = plan.Signature(self.dtype, self.rows, self.past(result))
-        function, names = _function(self.graph, signature, self.backward)
+        function, names, (each, besides) = _function(self.graph, signature, self.backward)
         outer, inner = self.place.outer, self.place.inner
         threads = min(torch.get_num_threads(), max(1, steps * outer * inner // WORK))
         across = outer >= threads and outer > 1
         shares = deal(outer if across else inner, threads, 1 if across else ALIGN)
-        row = llvm.scratch_rows(self.graph, steps, backward=self.backward) * self.wide.itemsize
+        row = (steps * each + besides) * self.wide.itemsize
         block = min(max(SCRATCH // max(row, 1) // ALIGN * ALIGN, ALIGN), BLOCK)
         block = min(block, -(-inner // ALIGN) * ALIGN)
         scratch = torch.empty((len(shares), row * block), dtype=torch.uint8)
@@ -174,7 +174,8 @@ def constant_values(
 
 
 _cached: dict[tuple[int, bool], tuple[Graph, list[int]]] = {}
-_functions: dict[tuple[int, plan.Signature, bool], tuple[Graph, native.Function, list[str]]] = {}
+_Printed = tuple[native.Function, list[str], tuple[int, int]]
+_functions: dict[tuple[int, plan.Signature, bool], tuple[Graph, _Printed]] = {}
 
 
 def _places(graph: Graph, backward: bool) -> list[int]:
@@ -185,15 +186,14 @@ def _places(graph: Graph, backward: bool) -> list[int]:
     return _cached[key][1]
 
 
-def _function(
-    graph: Graph, signature: plan.Signature, backward: bool
-) -> tuple[native.Function, list[str]]:
+def _function(graph: Graph, signature: plan.Signature, backward: bool) -> _Printed:
+    """A compiled program, the names of its words, and what its scratch buffer holds."""
     key = (id(graph), signature, backward)
     if key not in _functions:
-        text = llvm.source(graph, signature, backward=backward)
+        function = native.load(llvm.source(graph, signature, backward=backward))
         names = llvm.slots(graph, signature, backward=backward)
-        _functions[key] = graph, native.load(text), names
-    return _functions[key][1:]
+        _functions[key] = graph, (function, names, llvm.scratch_rows(graph, backward=backward))
+    return _functions[key][1]
 
 
 def deal(count: int, threads: int, align: int) -> list[tuple[int, int]]:

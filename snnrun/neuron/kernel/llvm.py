@@ -46,10 +46,10 @@ def slots(graph: Graph, signature: Signature, *, backward: bool) -> list[str]:
     return names + (of_leaves(graph) if backward else [])
 
 
-def scratch_rows(graph: Graph, steps: int, *, backward: bool) -> int:
-    """How many rows of a block the scratch buffer must hold."""
+def scratch_rows(graph: Graph, *, backward: bool) -> tuple[int, int]:
+    """How many rows of a block the scratch buffer must hold, for each step and besides."""
     count = states(graph)
-    return steps * len(kept(graph)) + 2 * count + len(of_leaves(graph)) if backward else count
+    return (len(kept(graph)), 2 * count + len(of_leaves(graph))) if backward else (0, count)
 
 
 class _Program:
