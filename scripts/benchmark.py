@@ -5,8 +5,9 @@
     python scripts/benchmark.py --rows lif_t16 conv --repeats 21
 
 Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
-contestants run our layers with the same weights. Writes a CSV and prints the table as Markdown; each ratio is the
-peer's median over ours, with the quartiles of the ratios of neighbouring repeats.
+contestants run our layers with the same weights, and the limit is what these layers take without neurons. Writes a CSV
+and prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the ratios of
+neighbouring repeats.
 """
 
 import argparse
@@ -45,7 +46,8 @@ class Row:
     - `x`: input, (T, B, ...).
     - `contestants`: networks by name; the first is ours, and ratios are to it.
     - `precision`: of autocast, for contestants that have one.
-    - `moved`: bytes that no implementation can avoid to move; 0 if arithmetic is the limit.
+    - `moved`: bytes that no implementation can avoid to move; 0 if that is not the limit.
+    - `layers`: the network without its neurons; its time is the limit.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     contestants: dict[str, nn.Module]
     precision: dict[str, torch.dtype] = field(default_factory=dict)
     moved: int = 0
+    layers: nn.Module | None = None
 
 
 class SpikingJelly(nn.Module):
@@ -254,16 +257,20 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
             yield Row(f"lif_t{steps}", x, {n: make() for n, make in builders.items()}, moved=moved)
     if "linear" in wanted:
         x = torch.randn(max(500 // scale, 2), 16, 512)
-        yield Row("linear", x, {n: dense(make) for n, make in only.items()})
+        yield Row(
+            "linear", x, {n: dense(make) for n, make in only.items()}, layers=dense(nn.Identity)
+        )
     image = (4, 16, 3, 32, 32) if scale == 1 else (2, 2, 3, 8, 8)
     if "conv" in wanted:
-        yield Row("conv", torch.randn(*image), {n: conv(make) for n, make in only.items()})
+        nets = {n: conv(make) for n, make in only.items()}
+        yield Row("conv", torch.randn(*image), nets, layers=conv(nn.Identity))
     if "conv_bf16" in wanted:
         nets = {"ours": conv(ours["ours"]), "ours float32": conv(ours["ours"])}
         yield Row("conv_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
     image = (4, 8, 3, 32, 32) if scale == 1 else (2, 2, 3, 32, 32)
     if "sew" in wanted:
-        yield Row("sew", torch.randn(*image), {n: sew(make) for n, make in only.items()})
+        nets = {n: sew(make) for n, make in only.items()}
+        yield Row("sew", torch.randn(*image), nets, layers=sew(nn.Identity))
     if "sew_bf16" in wanted:
         nets = {"ours": sew(ours["ours"]), "ours float32": sew(ours["ours"])}
         yield Row("sew_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
@@ -331,9 +338,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One line of results for each contestant."""
     x = row.x
+    nets = {**row.contestants, **({"": row.layers} if row.layers else {})}
     run = {
         name: lambda net=net, name=name: step(net, x, weights, row.precision.get(name))
-        for name, net in row.contestants.items()
+        for name, net in nets.items()
     }
     with torch.no_grad():
         shape = row.contestants["ours"](x).shape
@@ -348,6 +356,7 @@ def measure(
             begin = clock()
             one()
             seconds[name].append(clock() - begin)
+    limit = row.moved / speed or statistics.median(seconds.pop("", [0.0]))
     found = []
     for name, taken in seconds.items():
         ratios = [a / b for a, b in zip(taken, seconds["ours"], strict=True)]
@@ -362,7 +371,7 @@ def measure(
                 "quartiles": f"{low:.2f}-{high:.2f}",
                 "peak MB": round(memory[name], 1),
                 "outputs equal": f"{agree[name]:.4f}",
-                "limit ms": round(1e3 * row.moved / speed, 3) if row.moved else "",
+                "limit ms": round(1e3 * limit, 3) if limit else "",
             }
         )
     return found
