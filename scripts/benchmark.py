@@ -5,8 +5,8 @@
     python scripts/benchmark.py --rows lif_t16 conv --repeats 21
 
 Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
-contestants run our layers with the same weights, and the limit is what these layers take without neurons. Writes a CSV
-and prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the ratios of
+contestants run our layers with the same weights (channels last, as snnrun has them), and the limit is what these layers
+take without neurons. Writes a CSV and prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the ratios of
 neighbouring repeats.
 """
 
@@ -226,9 +226,8 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
     def conv(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
         first = Layer(nn.Conv2d(3, 64, 3, padding=1, bias=False), BatchNorm(64), make())
-        return nn.Sequential(
-            first, Layer(nn.Conv2d(64, 64, 3, padding=1, bias=False), BatchNorm(64), make())
-        )
+        second = Layer(nn.Conv2d(64, 64, 3, padding=1, bias=False), BatchNorm(64), make())
+        return nn.Sequential(first, second).to(memory_format=torch.channels_last)
 
     def dense(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
@@ -244,7 +243,7 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
             lambda features, classes: Layer(nn.Linear(features, classes), None, None),
             (3, 32, 32),
             10,
-        )
+        ).to(memory_format=torch.channels_last)
 
     ours, main = {"ours": lambda: LIF(ATan())}, [n for n in libraries if n == "spikingjelly"]
     builders = {**ours, **{name: PEERS[name] for name in libraries}}
