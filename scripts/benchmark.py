@@ -6,8 +6,8 @@
 
 Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
 contestants run our layers with the same weights (channels last, as snnrun has them), and the limit is what these layers
-take without neurons. Writes a CSV and prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the ratios of
-neighbouring repeats.
+take without neurons. Writes a CSV and prints the table as Markdown; each ratio is the peer's median over ours, with the
+quartiles of the ratios of neighbouring repeats.
 """
 
 import argparse
