@@ -50,6 +50,36 @@ def assert_same_end(one: Path, two: Path) -> None:
     assert left == expected
 
 
+# something happens when a method is called for the n-th time
+CALL = """\
+import glob, multiprocessing, os, signal, torch
+from snnrun import result
+from snnrun.callback import AtomicCheckpointIO
+from snnrun.learner import Learner
+from snnrun.logger import CSV
+
+method, left = {owner}.{name}, [{n}]
+
+def counted(*args, **kwargs):
+    left[0] -= 1
+    if left[0] == 0:
+        {what}
+    return method(*args, **kwargs)
+
+{owner}.{name} = counted
+"""
+
+
+@pytest.fixture(scope="session")
+def at_call() -> Callable[..., str]:
+    """Code that a process runs first: the n-th training step, or call of another method, does something before."""
+
+    def code(n: int, what: str, name: str = "training_step", owner: str = "Learner") -> str:
+        return CALL.format(n=n, what=what, name=name, owner=owner)
+
+    return code
+
+
 @pytest.fixture(scope="session")
 def words() -> tuple[str, ...]:
     """What is run: a network in which everything has a state, three epochs."""

@@ -5,27 +5,16 @@ from pathlib import Path
 
 import pytest
 
-# leaves nothing free on the run's disk before METHOD of OWNER is called for the N-th time
+# leaves nothing free on the run's disk
 FILL = """\
-import os, shutil
-from snnrun import result
-from snnrun.callback import AtomicCheckpointIO
-from snnrun.logger import CSV
+def fill():
+    with open("mounted/ballast", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
 
-method, left = getattr({owner}, {name!r}), [{n}]
-
-def filling(*args, **kwargs):
-    left[0] -= 1
-    if left[0] == 0:
-        with open("mounted/ballast", "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                pass
-    return method(*args, **kwargs)
-
-setattr({owner}, {name!r}, filling)
 """
 
 
@@ -39,10 +28,10 @@ setattr({owner}, {name!r}, filling)
         ("result", "write", 1),
     ],
 )
-def test_full_while_writing(owner, name, n, words, mount, warm, same_end, tmp_path):
+def test_full_while_writing(owner, name, n, words, mount, at_call, warm, same_end, tmp_path):
     place = mount("size=8M")
     folder = place / "run"
-    before = FILL.format(owner=owner, name=name, n=n)
+    before = FILL + at_call(n, "fill()", name, owner)
     done = warm(*words, "hydra.run.dir=mounted/run", cwd=tmp_path, before=before)
     told = done.stdout + done.stderr
     assert f"Cannot write to {folder}: No space left on device." in told

@@ -23,36 +23,18 @@ def finish(warm, words, place) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
-# kills the process half way through the N-th checkpoint that it writes, or before it trains on its N-th batch
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+# kills the process half way through the first checkpoint that it writes
 HALF = """\
 import os, signal
 import torch
 
-save, left = torch.save, [{n}]
-
 def half(checkpoint, file):
-    left[0] -= 1
-    if left[0] == 0:
-        file.write(b"half of a checkpoint" * 1000)
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(checkpoint, file)
+    file.write(b"half of a checkpoint" * 1000)
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 torch.save = half
-"""
-BATCH = """\
-import os, signal
-from snnrun.learner import Learner
-
-step, left = Learner.training_step, [{n}]
-
-def counted(self, batch, batch_idx):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-
-Learner.training_step = counted
 """
 
 
@@ -60,20 +42,20 @@ def lines(folder) -> list[str]:
     return (folder / "metrics.csv").read_text().splitlines()
 
 
-def test_kills_at_the_worst_moments(warm, words, same_end, tmp_path):
+def test_kills_at_the_worst_moments(at_call, warm, words, same_end, tmp_path):
     """In the first epoch behind which there is a checkpoint, half way through the next, and in the epoch after that."""
     folder = tmp_path / "run"
-    done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=BATCH.format(n=13 + 5))
+    done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=at_call(13 + 5, KILL))
     assert done.returncode == -9 and len(lines(folder)) == 2
     with (folder / "metrics.csv").open("a") as file:
         file.write("999,7,12")  # a row that was cut off
 
     # the row is written before any checkpoint
-    done = warm("resume", "run", cwd=tmp_path, before=HALF.format(n=1))
+    done = warm("resume", "run", cwd=tmp_path, before=HALF)
     assert done.returncode == -9 and list(folder.rglob(".*.part"))
     assert len(lines(folder)) == 3 and epoch(folder) == 0
 
-    done = warm("resume", "run", cwd=tmp_path, before=BATCH.format(n=13 + 7))
+    done = warm("resume", "run", cwd=tmp_path, before=at_call(13 + 7, KILL))
     assert done.returncode == -9 and epoch(folder) == 1
     assert not (folder / "result.json").exists()
     finish(warm, words, tmp_path)

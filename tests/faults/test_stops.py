@@ -10,22 +10,7 @@ import torch
 
 from snnrun.lock import lock, unlock
 
-# sends itself a signal when METHOD of CLASS is called for the N-th time
-SIGNAL = """\
-import os, signal
-from snnrun.learner import Learner
-from snnrun.callback import AtomicCheckpointIO
-
-method, left = getattr({cls}, {name!r}), [{n}]
-
-def counted(self, *args, **kwargs):
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.{signal})
-    return method(self, *args, **kwargs)
-
-setattr({cls}, {name!r}, counted)
-"""
+SEND = "os.kill(os.getpid(), signal.{})"
 # as sbatch sets it for one task
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -38,15 +23,11 @@ SLURM = {
 }
 
 
-def stop(name: str, n: int, number: str, cls: str = "Learner") -> str:
-    return SIGNAL.format(cls=cls, name=name, n=n, signal=number)
-
-
 @pytest.fixture(scope="module")
-def stopped(warm, words, tmp_path_factory):
+def stopped(warm, at_call, words, tmp_path_factory):
     """A run that Slurm has warned in the third epoch: two epochs are finished, and some batches."""
     place = tmp_path_factory.mktemp("stopped")
-    before = stop("training_step", 2 * 13 + 4, "SIGUSR1")
+    before = at_call(2 * 13 + 4, SEND.format("SIGUSR1"))
     done = warm(*words, "hydra.run.dir=run", cwd=place, before=before, **SLURM)
     assert done.returncode == 130, done.stdout + done.stderr
     assert done.stderr == "\nStopping after this batch; Ctrl-C again stops at once.\n"
@@ -127,13 +108,13 @@ def test_damaged_checkpoints_are_named_and_left(verb, folder, warm, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_ctrl_c_and_sigterm_in_the_middle_of_an_epoch(words, warm, same_end, tmp_path):
+def test_ctrl_c_and_sigterm_in_the_middle_of_an_epoch(words, warm, at_call, same_end, tmp_path):
     """The batch is finished, and the next start goes on behind it."""
     folder = tmp_path / "run"
     request = (*words, "hydra.run.dir=run")
     # the second stop is in the sixth batch of the third epoch; two batches are one step
     for number, batches, steps in (("SIGINT", 13 + 4, 7 + 2), ("SIGTERM", 9 + 6, 2 * 7 + 3)):
-        before = stop("training_step", batches, number)
+        before = at_call(batches, SEND.format(number))
         done = warm(*request, cwd=tmp_path, before=before)
         assert done.returncode == 130
         assert done.stderr == "\nStopping after this batch; Ctrl-C again stops at once.\n"
@@ -159,9 +140,9 @@ MOMENTS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
-@pytest.mark.parametrize(("name", "n", "cls"), MOMENTS)
-def test_awkward_moments(name, n, cls, number, words, warm, same_end, tmp_path):
-    before = stop(name, n, number, cls)
+@pytest.mark.parametrize(("name", "n", "owner"), MOMENTS)
+def test_awkward_moments(name, n, owner, number, words, warm, at_call, same_end, tmp_path):
+    before = at_call(n, SEND.format(number), name, owner)
     done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=before)
     assert done.returncode == 130, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

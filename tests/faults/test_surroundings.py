@@ -26,26 +26,7 @@ class Jumping(datetime.datetime):
 
 datetime.datetime = Jumping
 """
-# the N-th training step does something first
-FIRST = """\
-import glob, multiprocessing, os, torch
-from snnrun.learner import Learner
-
-step, left = Learner.training_step, [{n}]
-
-def counted(self, batch, batch_idx):
-    left[0] -= 1
-    if left[0] == 0:
-        {what}
-    return step(self, batch, batch_idx)
-
-Learner.training_step = counted
-"""
 GO_ON = "What was finished is kept. Go on with: snnrun resume {folder}\n"
-
-
-def first(n: int, what: str) -> str:
-    return FIRST.format(n=n, what=what)
 
 
 @pytest.mark.slow
@@ -78,10 +59,10 @@ TROUBLE = {
         pytest.param("memory", marks=pytest.mark.slow),
     ],
 )
-def test_trouble_in_the_second_epoch(name, words, warm, same_end, tmp_path):
+def test_trouble_in_the_second_epoch(name, words, warm, at_call, same_end, tmp_path):
     what, message = TROUBLE[name]
     folder = tmp_path / "run"
-    done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=first(13 + 5, what))
+    done = warm(*words, "hydra.run.dir=run", cwd=tmp_path, before=at_call(13 + 5, what))
     assert message in done.stdout
     assert done.stdout.endswith(
         f"\nThe traceback is in {folder}/log.txt.\n{GO_ON.format(folder=folder)}"
@@ -114,12 +95,12 @@ def pictures(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_goes_in_the_middle_of_an_epoch(pictures, warm, tmp_path):
+def test_a_file_that_goes_in_the_middle_of_an_epoch(pictures, warm, at_call, tmp_path):
     done = warm(*PICTURES, "hydra.run.dir=whole", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     shutil.copytree(pictures, tmp_path / "copy")
     what = "[os.remove(p) for p in glob.glob('ImageNet/train/*/*')]"
-    done = warm(*PICTURES, "hydra.run.dir=run", cwd=tmp_path, before=first(4, what))
+    done = warm(*PICTURES, "hydra.run.dir=run", cwd=tmp_path, before=at_call(4, what))
     folder = tmp_path / "run"
     *_, message, advice = done.stdout.splitlines()
     assert message.startswith("ImageNet/train/n")
