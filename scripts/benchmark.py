@@ -6,8 +6,8 @@
 
 Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
 contestants run our layers with the same weights (channels last, as snnrun has them), and the limit is what these layers
-take without neurons. Writes a CSV and prints the table as Markdown; each ratio is the peer's median over ours, with the
-quartiles of the ratios of neighbouring repeats.
+take without neurons. Prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the
+ratios of neighbouring repeats. `--csv FILE` keeps it beside that of other numbers of threads.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from snnrun.model import Layer
 from snnrun.neuron import LIF, PSCLIF, Neuron, State, scan
 from snnrun.neuron.kernel import choose
 from snnrun.norm import BatchNorm
+from snnrun.result import cpu_name
 from snnrun.rule import TSSL
 from snnrun.surrogate import ATan
 
@@ -383,7 +384,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--scale", type=int, default=1, help="divides all sizes, for tests")
-    parser.add_argument("--csv", type=Path, help="where to write the results")
+    parser.add_argument("--csv", type=Path, help="where to keep the results")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     kept = keep_freed_memory()
@@ -402,10 +403,21 @@ def main() -> None:
     for line in results:
         print("| " + " | ".join(map(str, line.values())) + " |")
     if given.csv and results:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, results[0])
-            writer.writeheader()
-            writer.writerows(results)
+        keep(results, given.csv, given.threads)
+
+
+def keep(results: list[dict[str, Any]], path: Path, threads: int) -> None:
+    """Write results with what they were measured on, in the place of earlier ones of as many threads."""
+    made = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "torch": torch.__version__}
+    lines = [{"threads": threads, **line, **made} for line in results]
+    if path.exists():
+        with path.open(newline="") as file:
+            earlier = [line for line in csv.DictReader(file) if line["threads"] != str(threads)]
+        lines = sorted(earlier + lines, key=lambda line: int(line["threads"]))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 if __name__ == "__main__":

@@ -59,13 +59,13 @@ def main(words: list[str]) -> None:
     )
     begin, end = Learner.on_train_epoch_start, Learner.on_train_epoch_end
 
-    def started(learner: Learner) -> None:
+    def started(self: Learner) -> None:
         starts.append(time.perf_counter())
-        begin(learner)
+        begin(self)
 
-    def ended(learner: Learner) -> None:
-        samples.append(learner.samples)
-        end(learner)
+    def ended(self: Learner) -> None:
+        samples.append(self.samples)
+        end(self)
 
     Learner.on_train_epoch_start, Learner.on_train_epoch_end = started, ended
     with tempfile.TemporaryDirectory() as folder:
