@@ -54,7 +54,7 @@ def test_a_sweep_that_is_disturbed_ends_as_one_that_is_not(tmp_path):
     sweep.send_signal(signal.SIGINT)
     out, _ = sweep.communicate(timeout=200)
     assert sweep.returncode == 130, out
-    assert " interrupted\nInterrupted. Go on with: " in out, out
+    assert "1 interrupted\n" in out and "\nInterrupted. Go on with: " in out, out
 
     sweep = start()
     out, _ = sweep.communicate(timeout=200)
