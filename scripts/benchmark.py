@@ -344,8 +344,8 @@ def measure(
         for name, net in nets.items()
     }
     with torch.no_grad():
-        shape = row.contestants["ours"](x).shape
-    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        weights = torch.empty_like(row.contestants["ours"](x))
+    weights.normal_(generator=torch.Generator().manual_seed(1))
     outs = {name: one() for name, one in run.items()}  # warms up, too
     agree = {n: (o.float() == outs["ours"].float()).float().mean().item() for n, o in outs.items()}
     del outs
@@ -356,7 +356,7 @@ def measure(
             begin = clock()
             one()
             seconds[name].append(clock() - begin)
-    limit = row.moved / speed or statistics.median(seconds.pop("", [0.0]))
+    limit = row.moved / speed or min(seconds.pop("", [0.0]))
     found = []
     for name, taken in seconds.items():
         ratios = [a / b for a, b in zip(taken, seconds["ours"], strict=True)]
@@ -407,13 +407,15 @@ def main() -> None:
 
 
 def keep(results: list[dict[str, Any]], path: Path, threads: int) -> None:
-    """Write results with what they were measured on, in the place of earlier ones of as many threads."""
+    """Write results with what they were measured on, in the place of earlier ones of the same workloads and threads."""
     made = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "torch": torch.__version__}
     lines = [{"threads": threads, **line, **made} for line in results]
     if path.exists():
         with path.open(newline="") as file:
-            earlier = [line for line in csv.DictReader(file) if line["threads"] != str(threads)]
-        lines = sorted(earlier + lines, key=lambda line: int(line["threads"]))
+            new = {(str(threads), line["workload"]) for line in results}
+            earlier = list(csv.DictReader(file))
+        lines += [line for line in earlier if (line["threads"], line["workload"]) not in new]
+        lines.sort(key=lambda line: (int(line["threads"]), ROWS.index(str(line["workload"]))))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
