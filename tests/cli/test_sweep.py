@@ -201,6 +201,18 @@ def test_runs_with_other_settings_are_not_taken_for_done(snnrun, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_job_of_two_processes_is_one_run(snnrun, tmp_path):
+    words = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2")
+    code, lines, err = snnrun("-m", "seed=1,2", *words, "hydra.sweep.dir=here")
+    assert (code, err, lines[-1]) == (0, "", "2 of 2 jobs done")
+    code, _, _ = snnrun("seed=2", *words, "hydra.run.dir=alone")
+    assert code == 0
+    for name in ("result.json", "metrics.csv", "last.ckpt"):
+        assert len([*(tmp_path / "here").rglob(name)]) == 2
+    assert torch.equal(weights(tmp_path / "here" / "seed=2"), weights(tmp_path / "alone"))
+
+
+@pytest.mark.slow
 def test_a_search_whose_trials_are_jobs(snnrun, tmp_path):
     pytest.importorskip("optuna")
     words = ("-m", "hparams_search=accuracy_and_operations", "trainer.max_epochs=1", *SMALL)

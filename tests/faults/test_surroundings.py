@@ -74,6 +74,18 @@ def test_trouble_in_the_second_epoch(name, words, warm, at_call, same_end, tmp_p
     same_end(folder)
 
 
+@pytest.mark.slow
+def test_memory_runs_out_in_a_job_of_a_sweep(warm, tmp_path):
+    words = ("-m", "model.spec=8,10000000000", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    done = warm(*words, "trainer.accelerator=cpu", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (1, False), done.stdout
+    assert "    Out of memory: [enforce fail at alloc_cpu.cpp" in done.stdout
+    assert "    Try a smaller dataset.batch_size" in done.stdout
+    assert "\n1 of 2 jobs done, 1 failed\n" in done.stdout
+    result = json.loads((tmp_path / "sweep" / "model.spec=8" / "result.json").read_text())
+    assert result["status"] == "completed"
+
+
 PICTURES = (
     *("dataset=imagenet", "paths.data=.", "dataset.size=8", "dataset.resize=8"),
     *("dataset.classes=2", "dataset.batch_size=4", "model=mlp", "model.spec=8"),
