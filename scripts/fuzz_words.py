@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-with atheris.instrument_imports(include=["snnrun", "hydra", "omegaconf"]):
+with atheris.instrument_imports(include=["snnrun", "hydra", "omegaconf"]):  # pyright: ignore[reportAttributeAccessIssue]
     from snnrun.check import request
     from snnrun.config import BadRequest, Choices, parse
 

@@ -1,5 +1,6 @@
 """Jobs that Ray runs, a run each, on this machine or on a cluster."""
 
+import logging
 import os
 import signal
 import sys
@@ -86,7 +87,7 @@ def connect(address: str | None) -> None:
     listener = signal.getsignal(signal.SIGTERM)  # Ray would take its place
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError) as error:
         raise BadRequest(f"hydra.launcher.address={address}: {error}") from error
     finally:
@@ -116,11 +117,12 @@ class Submitted:
     def poll(self) -> int | None:
         """The run's exit code, 1 if its process was lost; None before."""
         import ray  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 
         if self.code is None and ray.wait([self.task], timeout=0)[0]:
             try:
                 self.code = ray.get(self.task)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 self.code = 1
                 if self.quiet:
                     self.quiet.write(str(error).encode())
