@@ -3,7 +3,8 @@
     python scripts/throughput.py [key=value ...]    # such as dataset=fashion_mnist model=mlp kernel=scan
 
 Trains three epochs as `snnrun` does and prints the second, from its start to that of the third: validation, checkpoint
-and logging belong to it. By the clock on the wall, so leave the machine alone.
+and logging belong to it. With one thread (OMP_NUM_THREADS=1) in process time; with more by the clock on the wall, so
+leave the machine alone.
 """
 
 import sys
@@ -12,12 +13,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from snnrun import launch
 from snnrun.learner import Learner
 from snnrun.metric import Tally
 from snnrun.model import Layer
 
 EPOCH = 1
+CLOCK = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 spent: dict[str, float] = {}
 running: list[str] = []
 starts: list[float] = []
@@ -28,12 +32,12 @@ def clocked(method: Callable[..., Any], what: str) -> Callable[..., Any]:
     """A method whose time is counted as that of something, but for what others of these take inside it."""
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
+        begin = CLOCK()
         running.append(what)
         try:
             return method(*args, **kwargs)
         finally:
-            taken = time.perf_counter() - begin
+            taken = CLOCK() - begin
             running.pop()
             if len(starts) == EPOCH + 1:
                 spent[what] = spent.get(what, 0.0) + taken
@@ -60,7 +64,7 @@ def main(words: list[str]) -> None:
     begin, end = Learner.on_train_epoch_start, Learner.on_train_epoch_end
 
     def started(self: Learner) -> None:
-        starts.append(time.perf_counter())
+        starts.append(CLOCK())
         begin(self)
 
     def ended(self: Learner) -> None:

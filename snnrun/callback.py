@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def checkpoints(folder: Path, monitor: str | None, mode: str) -> list[Callback]:
 
 class Checkpoint(ModelCheckpoint):
     """A checkpoint in the run's directory, wherever that is by now: Lightning forgets the best score of a moved run."""
+
+    @cached_property
+    def state_key(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it is called in a checkpoint; Lightning asks at every hook of every batch."""
+        return super().state_key
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, but not in an epoch that has no score (`trainer.check_val_every_n_epoch`)."""

@@ -27,6 +27,13 @@ def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor in the memory order of another one of its shape; itself, if it is."""
+    if value.stride() == like.stride():
+        return value
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+
 class NotFinite(FloatingPointError):
     """The loss or a weight is NaN or infinite; the message names the layer where it began."""
 
@@ -164,6 +171,17 @@ class Learner(LightningModule):
         if self.schedule and self.interval == "step":
             self.schedule.step()
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Lay gradients and moments out as their weights are: a fused optimiser takes it for granted."""
+        for group in optimizer.param_groups:
+            for p in group["params"] if group.get("fused") else ():
+                if p.grad is not None:
+                    p.grad = laid_out(p.grad, p)
+                state = optimizer.state.get(p, {})
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == p.shape:
+                        state[name] = laid_out(value, p)
+
     def sync_gradients(self) -> None:
         """Average `p.grad` over all processes."""
         if self._trainer is not None and self.trainer.world_size > 1:
@@ -197,7 +215,7 @@ class Learner(LightningModule):
         out = self._evaluate(batch)
         self.predicted.append(torch.stack([batch[1], self.readout(out).argmax(1)]).cpu())
         running = self.readout.running(out)  # pyright: ignore[reportCallIssue]
-        right = self.tally.top(running, batch[1])[..., 0].sum(1)
+        right = (self.tally.place(running, batch[1]) == 0).sum(1)
         self.right = right if self.right is None else self.right + right
 
     # --- epochs

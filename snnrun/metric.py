@@ -35,24 +35,41 @@ class Tally:
 
     def __init__(self, num_classes: int, ties: Literal["first", "wrong"] = "first"):
         self.num_classes, self.ties = num_classes, ties
-        self.sums: Tensor | None = None  # samples, loss, correct, correct among the best five
+        self.total: Tensor | None = None  # samples, loss, correct, correct among the best five
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # batches that are not in it yet
 
     def update(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Add a batch."""
-        top = self.top(logits, y)
-        n = torch.tensor(float(len(y)), device=y.device)
-        now = torch.stack([n, loss.detach().float() * n, top[:, 0].sum(), top.sum()]).double()
-        self.sums = now if self.sums is None else self.sums + now
+        """Add a batch. Many are counted at once: of small ones, starting an operation is what takes time."""
+        self.waiting.append((loss.detach(), logits, y))
+        if len(self.waiting) == 32:
+            self.sums = self.sums
 
-    def top(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether the label is at each of the first places: `(..., B, C)` and `(B,)` to `(..., B, at most 5)`."""
-        places = min(5, logits.shape[-1])
+    @property
+    def sums(self) -> Tensor | None:
+        """Samples, sum of their losses, those that are right, and right among the best five; None before the first."""
+        if self.waiting:
+            losses, logits, labels = zip(*self.waiting, strict=True)
+            place = self.place(torch.cat(logits), torch.cat(labels))
+            counts = [torch.ones_like(place), torch.zeros_like(place), place == 0, place < 5]
+            now = torch.stack([count.sum() for count in counts]).double()
+            self.total = now if self.total is None else self.total + now
+            for loss, y in zip(losses, labels, strict=True):  # one by one, wherever it was cut
+                self.total[1] += loss.double() * len(y)
+            self.waiting = []
+        return self.total
+
+    @sums.setter
+    def sums(self, total: Tensor | None) -> None:
+        self.total, self.waiting = total, []
+
+    def place(self, logits: Tensor, y: Tensor) -> Tensor:
+        """How many classes score above the label: `(..., B, C)` and `(B,)` to `(..., B)`; nothing is above NaN."""
+        own = logits.gather(-1, y[:, None].expand(*logits.shape[:-1], 1))
+        above = ~(logits < own)  # or as good
         if self.ties == "wrong":
-            own = logits.gather(-1, y[:, None].expand(*logits.shape[:-1], 1))
-            better = (logits >= own).sum(-1, keepdim=True) - 1  # or as good
-            return better == torch.arange(places, device=y.device)
-        best = logits.sort(dim=-1, descending=True, stable=True).indices
-        return best[..., :places] == y[:, None]
+            return above.sum(-1) - 1
+        behind = torch.arange(logits.shape[-1], device=y.device) >= y[:, None]
+        return (above & ~((logits == own) & behind)).sum(-1)
 
     def compute(self) -> dict[str, float]:
         """`loss`, `acc` and, with more than ten classes, `acc5`, in percent; empty if nothing was added."""

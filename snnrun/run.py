@@ -157,6 +157,8 @@ class schedule:
 def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> Trainer:
     """The trainer of a run: checkpoints, messages, loggers, and what the user configured."""
     cfg, task = run.cfg, learner.task
+    if not torch.cuda.is_available():  # or every step of an optimiser looks for NVIDIA's library
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     monitor = task.monitor if data.validates else None
     callbacks = [
         Report(cfg.trainer.max_epochs),

@@ -55,6 +55,35 @@ def fit(learner: Learner, data: DataModule, **options: Any) -> Trainer:
     return trainer
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_fused_optimizer_takes_gradients_and_moments_of_any_memory_order(optimizer, monkeypatch):
+    """By itself it goes through memory, whatever the strides."""
+    backward, weights = Learner.backward, {}
+
+    def in_turn(self, loss, *args, **kwargs):
+        backward(self, loss)
+        order = (torch.contiguous_format, torch.channels_last)[self.global_step % 2]
+        for p in self.net.parameters():
+            if p.dim() == 4:
+                p.grad = p.grad.contiguous(memory_format=order)
+        if self.global_step == 1:  # as of a checkpoint made without channels_last
+            for state in self.trainer.optimizers[0].state.values():
+                state.update({key: value.contiguous() for key, value in state.items()})
+
+    monkeypatch.setattr(Learner, "backward", in_turn)
+    for fused in (True, False):
+        torch.manual_seed(0)
+        data, learner = made(
+            "model=convnet",
+            "model.spec=4C3-4C3",
+            f"optimizer={optimizer}",
+            f"optimizer.fused={fused}",
+        )
+        fit(learner, data, max_epochs=1)
+        weights[fused] = learner.state_dict()
+    torch.testing.assert_close(weights[True], weights[False], rtol=1e-5, atol=1e-6)
+
+
 # --- rows
 
 

@@ -476,8 +476,42 @@ def test_watch_potentials_of_every_neuron(option):
 def test_a_tie_after_a_step_counts_as_it_does_in_the_end():
     """One sample whose label shares the best score after one step, is best alone after two, and not after three."""
     steps = torch.tensor([[[1.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]], [[2.0, 3.0, 0.0]]])
-    assert Tally(3, ties="wrong").top(steps, torch.tensor([0]))[..., 0].tolist() == [[0], [1], [0]]
-    assert Tally(3).top(steps[1:], torch.tensor([0]))[..., 0].tolist() == [[1], [0]]
+    y = torch.tensor([0])
+    assert Tally(3, ties="wrong").place(steps, y).tolist() == [[1], [0], [1]]
+    assert Tally(3).place(steps, y).tolist() == [[0], [0], [1]]
+    assert Tally(3).place(steps, y + 1).tolist() == [[1], [1], [0]]
+
+
+@pytest.mark.parametrize("ties", ["first", "wrong"])
+def test_places_are_those_of_a_stable_sort(ties):
+    """Scores of few values, so that many are equal."""
+    scores, y = torch.randint(0, 4, (200, 12)).float(), torch.randint(0, 12, (200,))
+    place = Tally(12, ties=ties).place(scores, y)
+    for row, label, found in zip(scores, y, place, strict=True):
+        order = row.sort(descending=True, stable=True).indices.tolist()
+        last = max(k for k, c in enumerate(order) if row[c] == row[label])
+        assert found == (last if ties == "wrong" else order.index(label))
+
+
+@pytest.mark.parametrize("ties", ["first", "wrong"])
+def test_a_score_of_nan_is_never_right(ties):
+    scores = torch.tensor([[float("nan"), 1.0, 2.0], [float("nan"), 3.0, 2.0]])
+    assert (Tally(3, ties=ties).place(scores, torch.tensor([0, 1])) > 0).all()
+
+
+def test_a_tally_that_is_read_between_batches_is_the_same_to_the_bit():
+    """A stopped run reads it for its checkpoint, wherever it is."""
+    whole, read = Tally(10), Tally(10)
+    for k in range(1, 80):
+        loss, scores, y = torch.rand(()), torch.randn(k, 10), torch.randint(0, 10, (k,))
+        whole.update(loss, scores, y)
+        read.update(loss, scores, y)
+        if k % 7 == 0:
+            kept = read.sums
+            read = Tally(10)
+            read.sums = kept
+    assert whole.sums is not None and torch.equal(whole.sums, read.sums)
+    assert whole.sums[0] == sum(range(1, 80))
 
 
 # --- spike times

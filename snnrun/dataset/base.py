@@ -10,6 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -66,6 +67,11 @@ class Samples(Protocol):
         ...
 
 
+def places(indices: Sequence[int]) -> Tensor:
+    """Indices as a tensor; by way of numpy, which reads a list several times as fast as torch does."""
+    return torch.from_numpy(np.asarray(indices, dtype=np.int64))
+
+
 class InMemory:
     """Samples held as two tensors."""
 
@@ -76,8 +82,8 @@ class InMemory:
         return len(self.targets)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        picked = torch.as_tensor(indices)
-        return self.x[picked], self.targets[picked]
+        picked = places(indices)
+        return self.x.index_select(0, picked), self.targets.index_select(0, picked)
 
 
 class Pooled:
@@ -92,7 +98,7 @@ class Pooled:
         return len(self.targets)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        index = torch.as_tensor(indices)
+        index = places(indices)
         owner = torch.bucketize(index, self.start[1:], right=True)
         rows = [
             self.parts[int(p)][[int(i - self.start[p])]] for i, p in zip(index, owner, strict=True)
@@ -108,7 +114,7 @@ class _Batches(Dataset):
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         x, y = self.samples[indices]
-        return x, y, torch.as_tensor(indices)
+        return x, y, places(indices)
 
 
 class BatchSampler(Sampler[list[int]]):

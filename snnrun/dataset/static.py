@@ -111,7 +111,7 @@ class StaticImages(DataModule):
             x = torch.stack([policy(image) for image in x])
         x = x.float() / 255
         if self.normalize:
-            x = (x - self.mean.to(x.device)) / self.std.to(x.device)
+            x.sub_(self.mean.to(x.device)).div_(self.std.to(x.device))
         return random_cutout(x, self.cutout) if train and self.cutout else x
 
 
