@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from snnrun import launch
 from snnrun.learner import Learner
@@ -55,6 +57,8 @@ def main(words: list[str]) -> None:
         (Learner, "prepare", "normalisation, augmentation"),
         (Learner, "score", "loss"),
         (Tally, "update", "accuracy"),
+        (_BaseDataLoaderIter, "__next__", "fetching"),
+        (ModelCheckpoint, "on_train_epoch_end", "checkpoints"),
     ):
         setattr(owner, name, clocked(getattr(owner, name), what))
     register = Layer.register_forward_hook

@@ -104,6 +104,13 @@ class Learner(LightningModule):
         self.samples = 0  # that the running epoch has trained on
         self.places: Tensor | None = None  # of the running batch in the training data
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set plain values past `nn.Module`, which looks at their kind five times; Lightning sets two at every hook."""
+        if name in self.__dict__ and isinstance(value, str | int | float | None):
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def exchange(self, net: nn.Module) -> None:
         """Put another network in the place of the trained one, and count its activity."""
         if net is not self.net:
