@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from snnrun.encoder.profile import factors, linear_over_time
 from snnrun.model.events import few_events, linear_of_events
 from snnrun.model.receptive import by_input
+from snnrun.model.small_maps import conv_of_small_maps, small_maps
 from snnrun.neuron.base import Neuron, carrying, recall, remember
 from snnrun.norm.batch import BatchNorm
 
@@ -92,6 +93,8 @@ class Layer(nn.Module):
             current = linear_of_events(self.synapse, x)
         elif self.fold_norm and (folded := with_norm(self.synapse, norm)) and not factors(x):
             current, norm = over_time(folded, x), None
+        elif small_maps(self.synapse, x):
+            current = over_time(partial(conv_of_small_maps, self.synapse), x)
         else:
             current = over_time(self.synapse, x)
         return current if norm is None else norm(current)
