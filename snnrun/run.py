@@ -157,6 +157,8 @@ class schedule:
 def make_trainer(run: Run, learner: Learner, data: DataModule, *, bar: bool) -> Trainer:
     """The trainer of a run: checkpoints, messages, loggers, and what the user configured."""
     cfg, task = run.cfg, learner.task
+    kept = cfg.keep_memory and keep_freed_memory()
+    log.debug("memory that is freed is %s", "kept" if kept else "handed back")
     if not torch.cuda.is_available():  # or every step of an optimiser looks for NVIDIA's library
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     monitor = task.monitor if data.validates else None
@@ -201,8 +203,6 @@ def train(run: Run, *, bar: bool, resume: bool = False) -> dict[str, Any]:
     - `resume`: go on from the last checkpoint, if there is one.
     """
     started = time.perf_counter()
-    kept = run.cfg.keep_memory and keep_freed_memory()
-    log.debug("memory that is freed is %s", "kept" if kept else "handed back")
     data, learner = build(run.cfg)
     trainer = make_trainer(run, learner, data, bar=bar)
 
