@@ -4,10 +4,11 @@
     python scripts/benchmark.py --threads 2         # wall time
     python scripts/benchmark.py --rows lif_t16 conv --repeats 21
 
-Peers that are not installed are left out (`pip install -e ".[bench]"`). In networks only the neuron is exchanged: both
-contestants run our layers with the same weights (channels last, as snnrun has them), and the limit is what these layers
-take without neurons. Prints the table as Markdown; each ratio is the peer's median over ours, with the quartiles of the
-ratios of neighbouring repeats. `--csv FILE` keeps it beside that of other numbers of threads.
+Peers that are not installed are left out (`pip install -e ".[bench]"`). Of networks, "spikingjelly network" is made of
+SpikingJelly's own layers as they come, "spikingjelly" of our layers (channels last, as snnrun has them) with its
+neurons; weights are the same, and the limit is what our layers take without neurons. Prints the table as Markdown; each
+ratio is the peer's median over ours, with the quartiles of the ratios of neighbouring repeats. `--csv FILE` keeps it
+beside that of other numbers of threads.
 """
 
 import argparse
@@ -73,6 +74,45 @@ class SpikingJelly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.node.reset()
         return self.node(x)
+
+
+class SpikingJellyNetwork(nn.Module):
+    """A network of SpikingJelly's own layers.
+
+    **Arguments:**
+
+    - `workload`: `linear`, `conv` or `sew`.
+    - `ours`: our network, whose weights it takes.
+    """
+
+    def __init__(self, workload: str, ours: nn.Module) -> None:
+        super().__init__()
+        self.functional, layer, neuron, surrogate, models = (
+            importlib.import_module(f"spikingjelly.activation_based.{name}")
+            for name in ("functional", "layer", "neuron", "surrogate", "model.sew_resnet")
+        )
+        lif = {"tau": 2.0, "surrogate_function": surrogate.ATan(), "detach_reset": True}
+
+        def conv(channels: int, features: int) -> list[nn.Module]:
+            synapse = layer.Conv2d(channels, features, 3, padding=1, bias=False)
+            return [synapse, layer.BatchNorm2d(features), neuron.LIFNode(**lif)]
+
+        if workload == "linear":
+            self.net = nn.Sequential(layer.Linear(512, 512), neuron.LIFNode(**lif))
+        elif workload == "conv":
+            self.net = nn.Sequential(*conv(3, 64), *conv(64, 64))
+        else:
+            self.net = models.sew_resnet18(
+                cnf="ADD", spiking_neuron=neuron.LIFNode, num_classes=10, **lif
+            )
+            self.net.conv1, self.net.maxpool = conv(3, 64)[0], nn.Identity()  # of small images
+        self.functional.set_step_mode(self.net, "m")
+        for mine, weight in zip(self.net.parameters(), ours.parameters(), strict=True):
+            mine.data.copy_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.functional.reset_net(self.net)
+        return self.net(x)
 
 
 class SnnTorch(nn.Module):
@@ -234,7 +274,7 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
         torch.manual_seed(0)
         return Layer(nn.Linear(512, 512), None, make())
 
-    def sew(make: Callable[[], nn.Module]) -> nn.Module:
+    def sew(make: Callable[[], nn.Module], depth: int = 18) -> nn.Module:
         from snnrun.model import SEWResNet
 
         torch.manual_seed(0)
@@ -244,7 +284,14 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
             lambda features, classes: Layer(nn.Linear(features, classes), None, None),
             (3, 32, 32),
             10,
+            depth=depth,
         ).to(memory_format=torch.channels_last)
+
+    def networks(workload: str, build: Callable[..., nn.Module]) -> dict[str, nn.Module]:
+        nets = {name: build(make) for name, make in only.items()}
+        if main:
+            nets["spikingjelly network"] = SpikingJellyNetwork(workload, nets["ours"])
+        return nets
 
     ours, main = {"ours": lambda: LIF(ATan())}, [n for n in libraries if n == "spikingjelly"]
     builders = {**ours, **{name: PEERS[name] for name in libraries}}
@@ -257,20 +304,19 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
             yield Row(f"lif_t{steps}", x, {n: make() for n, make in builders.items()}, moved=moved)
     if "linear" in wanted:
         x = torch.randn(max(500 // scale, 2), 16, 512)
-        yield Row(
-            "linear", x, {n: dense(make) for n, make in only.items()}, layers=dense(nn.Identity)
-        )
+        yield Row("linear", x, networks("linear", dense), layers=dense(nn.Identity))
     image = (4, 16, 3, 32, 32) if scale == 1 else (2, 2, 3, 8, 8)
     if "conv" in wanted:
-        nets = {n: conv(make) for n, make in only.items()}
-        yield Row("conv", torch.randn(*image), nets, layers=conv(nn.Identity))
+        yield Row("conv", torch.randn(*image), networks("conv", conv), layers=conv(nn.Identity))
     if "conv_bf16" in wanted:
         nets = {"ours": conv(ours["ours"]), "ours float32": conv(ours["ours"])}
         yield Row("conv_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
     image = (4, 8, 3, 32, 32) if scale == 1 else (2, 2, 3, 32, 32)
     if "sew" in wanted:
-        nets = {n: sew(make) for n, make in only.items()}
-        yield Row("sew", torch.randn(*image), nets, layers=sew(nn.Identity))
+        yield Row("sew", torch.randn(*image), networks("sew", sew), layers=sew(nn.Identity))
+    if "sew20" in wanted:
+        nets = {name: sew(make, 20) for name, make in only.items()}
+        yield Row("sew20", torch.randn(*image), nets, layers=sew(nn.Identity, 20))
     if "sew_bf16" in wanted:
         nets = {"ours": sew(ours["ours"]), "ours float32": sew(ours["ours"])}
         yield Row("sew_bf16", torch.randn(*image), nets, {"ours": torch.bfloat16})
@@ -289,7 +335,7 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
         yield Row("tssl_conv", x, {"ours": ours, "published": theirs})
 
 
-ROWS = ("lif_t4", "lif_t16", "lif_t64", "lif_t500", "linear", "conv", "conv_bf16", "sew")
+ROWS = ("lif_t4", "lif_t16", "lif_t64", "lif_t500", "linear", "conv", "conv_bf16", "sew", "sew20")
 ROWS = (*ROWS, "sew_bf16", "user", "tssl_t5", "tssl_t30", "tssl_t100", "tssl_conv")
 
 

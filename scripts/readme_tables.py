@@ -29,6 +29,7 @@ WORKLOADS = {
     "linear": "Linear 512 + LIF, batch 16, T=500",
     "conv": "conv 3-64-64 + BN + LIF, 32x32, batch 16, T=4",
     "sew": "SEW ResNet-18, 32x32, batch 8, T=4",
+    "sew20": "SEW ResNet-20, 32x32, batch 8, T=4",
     "user": "a user's neuron, T=16",
     "tssl_t5": "TSSL-BP neurons, T=5",
     "tssl_t30": "TSSL-BP neurons, T=30",
@@ -36,7 +37,8 @@ WORKLOADS = {
     "tssl_conv": "conv 12-64 + TSSL-BP neurons, 16x16, batch 16, T=30",
 }
 OTHERS = {
-    "spikingjelly": "SpikingJelly",
+    "spikingjelly network": "SpikingJelly",
+    "spikingjelly": "SpikingJelly's neurons",
     "scan": "`scan`",
     "published": "the published sums",
 }
@@ -140,7 +142,7 @@ def benchmark(rows: list[dict[str, str]]) -> str:
             most = f"{theirs / limit:.{1 if theirs / limit > 3 else 2}f}" if limit else ""
             two = [times.get(("2", workload, who)) for who in (other, "ours")]
             lines.append(
-                f"| {title} | {ours:.3g} ms | {name}, {theirs:.0f} ms | {_ratio(theirs, ours)} | {most} |"
+                f"| {title} | {ours:{'.0f' if ours > 100 else '.3g'}} ms | {name}, {theirs:.0f} ms | {_ratio(theirs, ours)} | {most} |"
                 f" {_ratio(*two)} |"
             )
     machines = sorted({f"{r['cpu']}, torch {r['torch']}, {r['date']}" for r in rows})

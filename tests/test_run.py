@@ -273,6 +273,16 @@ def test_what_is_reported_is_what_the_checkpoints_give(tmp_path, ema):
         assert again == {key: reported[key] for key in ("test/loss", "test/acc")}
 
 
+def test_training_and_evaluation_keep_freed_memory_where_it_is_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("snnrun.run.keep_freed_memory", lambda: asked.append(1) or True)
+    for words, times in ((("keep_memory=true",), 2), ((), 0)):
+        asked.clear()
+        train(run_in(tmp_path, *words, "trainer.max_epochs=1"), bar=False)
+        evaluate(run_in(tmp_path, *words), tmp_path / "checkpoints" / "last.ckpt", bar=False)
+        assert len(asked) == times
+
+
 def test_the_last_checkpoint_is_renewed_though_nothing_improves(tmp_path):
     trained(
         tmp_path,

@@ -17,6 +17,7 @@ def test_every_row_on_tiny_sizes(tmp_path):
         "conv",
         "conv_bf16",
         "sew",
+        "sew20",
         "user",
         "tssl_t30",
         "tssl_conv",
@@ -35,7 +36,7 @@ def test_every_row_on_tiny_sizes(tmp_path):
         lines = [*csv.DictReader(file)]
     assert [line["workload"] for line in lines] == [
         *("lif_t4", "lif_t500", "linear", "conv", "conv_bf16", "conv_bf16"),
-        *("sew", "user", "user", "tssl_t30", "tssl_t30", "tssl_conv", "tssl_conv"),
+        *("sew", "sew20", "user", "user", "tssl_t30", "tssl_t30", "tssl_conv", "tssl_conv"),
     ]
     assert all(float(line["ms"]) > 0 for line in lines)
     equal = {line["contestant"]: float(line["outputs equal"]) for line in lines}
