@@ -139,10 +139,11 @@ def benchmark(rows: list[dict[str, str]]) -> str:
             if (theirs := times.get(("1", workload, other))) is None:
                 continue
             ours, limit = times["1", workload, "ours"], limits.get(workload)
+            own = f"{ours:.0f}" if ours > 100 else f"{ours:.3g}"
             most = f"{theirs / limit:.{1 if theirs / limit > 3 else 2}f}" if limit else ""
             two = [times.get(("2", workload, who)) for who in (other, "ours")]
             lines.append(
-                f"| {title} | {ours:{'.0f' if ours > 100 else '.3g'}} ms | {name}, {theirs:.0f} ms | {_ratio(theirs, ours)} | {most} |"
+                f"| {title} | {own} ms | {name}, {theirs:.0f} ms | {_ratio(theirs, ours)} | {most} |"
                 f" {_ratio(*two)} |"
             )
     machines = sorted({f"{r['cpu']}, torch {r['torch']}, {r['date']}" for r in rows})
