@@ -274,6 +274,7 @@ def test_what_is_reported_is_what_the_checkpoints_give(tmp_path, ema):
 
 
 def test_training_and_evaluation_keep_freed_memory_where_it_is_asked_for(tmp_path, monkeypatch):
+    quiet()
     asked = []
     monkeypatch.setattr("snnrun.run.keep_freed_memory", lambda: asked.append(1) or True)
     for words, times in ((("keep_memory=true",), 2), ((), 0)):

@@ -45,7 +45,7 @@ def test_the_benchmark_is_a_line_a_workload(script):
         )
     ]
     assert script.benchmark(rows).splitlines()[2:] == [
-        "| LIF neurons, T=4 | 5 ms | SpikingJelly, 40 ms | **8.0** | 16.0 | **10.0** |",
+        "| LIF neurons, T=4 | 5 ms | SpikingJelly's neurons, 40 ms | **8.0** | 16.0 | **10.0** |",
         "| a user's neuron, T=16 | 8 ms | `scan`, 16 ms | **2.00** |  |  |",
         "",
         "Machine: Q, torch 2.14, 2026-01-31.",
