@@ -13,12 +13,15 @@ import torch
 from omegaconf import OmegaConf
 
 from snnrun.config import Choices, instantiate
-from snnrun.neuron import Neuron
-from snnrun.neuron.kernel import Fused
+from snnrun.neuron import PSCLIF, Neuron, OwnBackward
+from snnrun.neuron.kernel import Fused, choose
 from snnrun.neuron.kernel.aten import Unprintable
+from snnrun.neuron.kernel.cuda import BLOCK, _load
 from snnrun.neuron.kernel.graph import Graph
 from snnrun.neuron.kernel.plan import Signature, backward_outputs, constants, forward_outputs
-from snnrun.neuron.kernel.triton import check, source
+from snnrun.neuron.kernel.triton import arguments, check, source
+from snnrun.rule.tssl import Timing
+from snnrun.surrogate import ATan
 
 STORED = Path(__file__).parent / "printed"
 CHOICES = Choices()
@@ -80,21 +83,31 @@ def test_the_neuron_that_triton_cannot_print():
         printed("msat")
 
 
-def printed(option: str) -> str:
-    """Both kernels of a neuron as its YAML has it."""
+def graph_of(option: str, surrogate: str = "atan", dtype: torch.dtype = torch.float32) -> Graph:
+    """What the step of a neuron does, as its YAML has it."""
     parts = {
-        "surrogate": CHOICES.load("surrogate", "atan"),
+        "surrogate": CHOICES.load("surrogate", surrogate),
         "neuron": CHOICES.load("neuron", option),
     }
     neuron = instantiate(OmegaConf.create(parts).neuron, channels=3)
     assert isinstance(neuron, Neuron)
-    found = Fused().program(neuron, torch.zeros(1, 1, 3))
+    found = Fused().program(neuron.to(dtype), torch.zeros(1, 1, 3, dtype=dtype))
     assert found is not None
-    texts = []
-    for backward, outputs in ((False, forward_outputs), (True, backward_outputs)):
-        values = constants(found.graph, outputs(found.graph))
-        signature = Signature("float32", (False,) * len(values))
-        text = source(found.graph, signature, backward=backward)
+    return found.graph
+
+
+def signature_of(graph: Graph, dtype: str, *, backward: bool, rows: bool = False) -> Signature:
+    """Of a kernel whose constants differ between elements (`rows`) or do not."""
+    outputs = backward_outputs(graph) if backward else forward_outputs(graph)
+    return Signature(dtype, (rows,) * len(constants(graph, outputs)))
+
+
+def printed(option: str) -> str:
+    """Both kernels of a neuron."""
+    graph, texts = graph_of(option), []
+    for backward in (False, True):
+        signature = signature_of(graph, "float32", backward=backward)
+        text = source(graph, signature, backward=backward)
         texts.append(text[text.rindex("@triton.jit") :])
     return "\n".join(texts)
 
@@ -102,6 +115,61 @@ def printed(option: str) -> str:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_source_is_the_stored_one(option):
     assert printed(option) == (STORED / f"{option}.txt").read_text()
+
+
+def compiled(graph: Graph, dtype: str, generation: int, *, backward: bool, rows: bool) -> str:
+    """The assembly of a kernel for a generation of NVIDIA's GPUs, of which none is needed."""
+    compiler = pytest.importorskip("triton.compiler")
+    backends = pytest.importorskip("triton.backends")
+    if "nvidia" not in backends.backends:
+        pytest.skip("this Triton does not compile for NVIDIA's GPUs")
+    from triton.backends.compiler import GPUTarget
+
+    signature = signature_of(graph, dtype, backward=backward, rows=rows)
+    kernel = _load(source(graph, signature, backward=backward)).run
+    own = {"float32": "*fp32", "bfloat16": "*bf16", "float64": "*fp64"}
+    wide = own["float64" if dtype == "float64" else "float32"]
+    kinds = {"steps": "i32", "size": "i64", "BLOCK": "constexpr"}
+    for name in arguments(graph, signature, backward=backward):
+        narrow = name in ("x", "out", "grad_out", "grad_x")
+        kinds[name] = "i64" if name.endswith("_time") else own[dtype] if narrow else wide
+    made = compiler.compile(
+        compiler.ASTSource(
+            fn=kernel,
+            signature={name: kinds[name] for name in kernel.arg_names},
+            constexprs={(kernel.arg_names.index("BLOCK"),): BLOCK},
+        ),
+        target=GPUTarget("cuda", generation, 32),
+        options={"enable_fp_fusion": False},
+    )
+    assert made.asm["cubin"]
+    return made.asm["ptx"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_kernels_compile_for_a_gpu(option, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    graph = graph_of(option)
+    for dtype in ("float32", "bfloat16"):
+        for backward in (False, True):
+            code = compiled(graph, dtype, 90, backward=backward, rows=backward)
+            assert "fma.rn" not in code  # contraction would round otherwise than torch
+
+
+@pytest.mark.parametrize("surrogate", CHOICES.options("surrogate"))
+def test_surrogates_compile_for_a_gpu(surrogate, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for dtype, generation in (("float32", 80), ("float64", 90)):
+        graph = graph_of("lif", surrogate, getattr(torch, dtype))
+        assert compiled(graph, dtype, generation, backward=True, rows=False)
+
+
+def test_a_backward_pass_of_its_own_compiles_for_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = choose(OwnBackward(Timing()), "auto")
+    assert isinstance(kernel, Fused)
+    found = kernel.program(PSCLIF(ATan()), torch.zeros(1, 1, 3))
+    assert found is not None and compiled(found.graph, "bfloat16", 90, backward=True, rows=False)
 
 
 def test_an_operation_that_triton_lacks():
