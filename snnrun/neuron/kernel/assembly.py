@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-LIBM = {"log", "log1p", "expm1", "erf", "sin", "cos", "pow"}  # one call of the C library an element
+LIBM = {"expm1", "erf", "sin", "cos", "pow"}  # one call of the C library an element
 
 
 @dataclass
@@ -183,6 +183,59 @@ class Numbers:
         small = self.compare("olt", size, self.const(0.625))
         return self.select(small, near, self.select(self.compare("uno", x, x), x, signed))
 
+    def log(self, x: str) -> str:
+        """ln x as k ln(2) + ln(1 + f), with |f| below sqrt(2) - 1 and a polynomial (fdlibm); within 1 ulp."""
+        let, single = self.text.let, self.bits == 32
+        one, root, mantissa = (
+            (0x3F800000, 0x3F3504F3, 23) if single else (0x3FF << 52, 0x3FE6A09E << 32, 52)
+        )
+        tiny = self.compare("olt", x, self.const(2.0**-126 if single else 2.0**-1022))
+        normal = self.select(tiny, self.op("fmul", x, self.const(2.0**54)), x)
+        bits = let(f"bitcast {self.type} {normal} to {self.int}")
+        moved = let(f"add {self.int} {bits}, {self.integer(one - root)}")
+        exponent = let(f"ashr {self.int} {moved}, {self.integer(mantissa)}")
+        k = let(f"sitofp {self.int} {exponent} to {self.type}")
+        bias = 127.0 if single else 1023.0
+        k = self.op("fsub", k, self.select(tiny, self.const(bias + 54), self.const(bias)))
+        rest = let(f"and {self.int} {moved}, {self.integer((1 << mantissa) - 1)}")
+        rest = let(f"add {self.int} {rest}, {self.integer(root)}")
+        z = let(f"bitcast {self.int} {rest} to {self.type}")
+        f = self.op("fsub", z, self.const(1))
+        s = self.op("fdiv", f, self.op("fadd", f, self.const(2)))
+        square = self.op("fmul", s, s)
+        series = (
+            (0.24279078841, 0.28498786688, 0.40000972152, 0.66666662693)
+            if single
+            else (
+                *(1.479819860511658591e-1, 1.531383769920937332e-1, 1.818357216161805012e-1),
+                *(2.222219843214978396e-1, 2.857142874366239149e-1, 3.999999999940941908e-1),
+                6.666666666666735130e-1,
+            )
+        )
+        high, low = (
+            (6.9313812256e-1, 9.0580006145e-6)
+            if single
+            else (6.93147180369123816490e-1, 1.90821492927058770002e-10)
+        )
+        half = self.op("fmul", self.const(0.5), self.op("fmul", f, f))
+        tail = self.op("fmul", square, self.polynomial(square, [*series]))
+        small = self.op("fmul", s, self.op("fadd", half, tail))
+        small = self.op("fadd", small, self.op("fmul", k, self.const(low)))
+        value = self.op("fsub", self.op("fsub", half, small), f)
+        value = self.op("fsub", self.op("fmul", k, self.const(high)), value)
+        inf = self.const(float("inf"))
+        value = self.select(self.compare("ult", x, inf), value, x)
+        value = self.select(self.compare("oeq", x, self.const(0)), self.const(float("-inf")), value)
+        value = self.select(self.compare("uno", x, x), x, value)
+        return self.select(self.compare("olt", x, self.const(0)), self.const(float("nan")), value)
+
+    def log1p(self, x: str) -> str:
+        """ln u, where u is the rounded 1 + x, and what was rounded off, over u; within 2 ulp."""
+        u = self.op("fadd", x, self.const(1))
+        d = self.op("fsub", u, self.const(1))
+        value, lost = self.log(u), self.op("fdiv", self.op("fsub", x, d), u)
+        return self.select(self.compare("oeq", d, x), value, self.op("fadd", value, lost))
+
     def libm(self, op: str, *args: str) -> str:
         """A call of the C library for each element."""
         name = f"@{op}{'f' if self.bits == 32 else ''}"
@@ -241,7 +294,7 @@ class Numbers:
                     a,
                     self.select(better, a, b),
                 )
-            case "exp" | "sigmoid" | "tanh":
+            case "exp" | "sigmoid" | "tanh" | "log" | "log1p":
                 return getattr(self, op)(args[0])
             case _:
                 assert op in LIBM, op

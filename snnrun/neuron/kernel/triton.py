@@ -29,7 +29,7 @@ _SYMBOLS = {
     "minimum": "tl.minimum({}, {}, propagate_nan=tl.PropagateNan.ALL)",
     "float": "tl.where({}, one, zero)",
     "sign": "tl.where({0} > zero, one, tl.where({0} < zero, -one, zero))",
-    "tanh": "hyperbolic({})",
+    **{"tanh": "hyperbolic({})", "log1p": "log_of_one_and({})"},
 }
 _HEAD = '''import triton
 import triton.language as tl
@@ -44,6 +44,14 @@ def hyperbolic(x):
     near = x + x * z * (above / below)
     far = 1 - 2 / (tl.exp(2 * tl.abs(x)) + 1)
     return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def log_of_one_and(x):
+    """ln u, where u is the rounded 1 + x, and what was rounded off, over u."""
+    u = 1 + x
+    d = u - 1
+    return tl.where(d == x, tl.log(u), tl.log(u) + (x - d) / u)
 
 
 '''

@@ -252,3 +252,38 @@ def test_equal_nodes_are_one_and_signed_zeros_two():
 def test_the_way_back_keeps_few_values(neuron, count):
     graph = trace(neuron, dict(neuron.named_parameters()), torch.float32)
     assert len(cut(graph)) == count
+
+
+class Logarithm(Neuron):
+    """Gives out a function of its input."""
+
+    def __init__(self, function: str):
+        super().__init__()
+        self.function = function
+
+    def init_state(self, x: Tensor) -> State:
+        return (torch.zeros_like(x),)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return getattr(torch, self.function)(x), (state[0] + 1,)
+
+
+@pytest.mark.parametrize("function", ["log", "log1p"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logarithms_are_within_two_units_in_the_last_place(function, dtype):
+    g, kind = torch.Generator().manual_seed(0), torch.finfo(dtype)
+    wide = torch.exp(20 * torch.randn(100_000, generator=g, dtype=dtype))
+    near = torch.randn(100_000, generator=g, dtype=dtype)
+    x = torch.cat([wide, 1 + 1e-4 * near, 1e-8 * near, near - 1, kind.tiny * near[:1000]])
+    special = [0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan, kind.tiny, kind.max]
+    x = torch.cat([x, torch.tensor(special, dtype=dtype)])
+    neuron = Logarithm(function)
+    neuron.kernel = Fused()
+    assert neuron.kernel.program(neuron, x.view(1, 1, -1)) is not None
+    found = neuron(x.view(1, 1, -1)).flatten()
+    wanted = getattr(torch, function)(x.double()).to(dtype)
+    unit = torch.nextafter(wanted.abs(), torch.tensor(torch.inf, dtype=dtype)) - wanted.abs()
+    finite = wanted.isfinite()
+    assert torch.equal(found.isnan(), wanted.isnan())
+    assert torch.equal(found[~finite & ~wanted.isnan()], wanted[~finite & ~wanted.isnan()])
+    assert ((found - wanted).abs() <= 2 * unit)[finite].all()

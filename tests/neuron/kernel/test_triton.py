@@ -17,7 +17,7 @@ from snnrun.neuron import PSCLIF, Neuron, OwnBackward
 from snnrun.neuron.kernel import Fused, choose
 from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.cuda import BLOCK, _load
-from snnrun.neuron.kernel.graph import Graph
+from snnrun.neuron.kernel.graph import ROUGH, Graph
 from snnrun.neuron.kernel.plan import Signature, backward_outputs, constants, forward_outputs
 from snnrun.neuron.kernel.triton import arguments, check, source
 from snnrun.rule.tssl import Timing
@@ -28,7 +28,7 @@ CHOICES = Choices()
 
 RUN = """
 import warnings, torch
-from snnrun.neuron import ALIF, IF, LI, LIF, PLIF, PSCLIF, CubaLIF, OwnBackward, scan
+from snnrun.neuron import ALIF, IF, LI, LIF, MSAT, PLIF, PSCLIF, CubaLIF, OwnBackward, scan
 from snnrun.neuron.base import wide
 from snnrun.neuron.kernel import Fused, choose
 from snnrun.rule.tssl import Timing
@@ -38,7 +38,7 @@ warnings.simplefilter("error")
 warnings.filterwarnings("ignore", "divide by zero")  # the interpreter is made of numpy
 neurons = [
     LIF(ATan()), LIF(Triangle(), reset="none", learnable=True), IF(ATan(), reset="soft"), LI(), CubaLIF(Sigmoid()),
-    PLIF(Dspike(), per_channel=True, channels=3, detach_reset=False), ALIF(Triangle(), learnable=True),
+    PLIF(Dspike(), per_channel=True, channels=3, detach_reset=False), ALIF(Triangle(), learnable=True), MSAT(ATan()),
 ]
 pairs = [(n, Fused(), scan) for n in neurons]
 pairs.append((PSCLIF(ATan()), choose(OwnBackward(Timing()), "auto"), OwnBackward(Timing())))
@@ -55,9 +55,11 @@ for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
                 loss = (out * torch.cos(out.detach() + leaf.detach())).sum() + sum(s.sin().sum() for s in state)
                 found.append([out, *state, *torch.autograd.grad(loss, [leaf, *neuron.parameters()])])
             for i, (one, other) in enumerate(zip(*found, strict=True)):
-                bound = 0 if i <= len(state) else loose * other.abs().max().item()
+                exact = i <= len(state) and not isinstance(neuron, MSAT)  # its thresholds are made by exp and log1p
+                bound = 0 if exact else loose * other.abs().max().item()
                 assert (one - other).abs().max() <= bound, (neuron, i)
-            assert torch.equal(Fused().from_rest(neuron, leaf), found[0][0])
+            alone = Fused().from_rest(neuron, leaf)
+            assert torch.equal(alone, found[0][0])
 print("equal")
 """
 
@@ -74,13 +76,7 @@ def test_equal_in_the_interpreter():
     assert done.stdout == "equal\n", done.stderr
 
 
-# msat takes a log1p, which Triton has not: on a GPU it runs step by step; rel_psp has no step
-OPTIONS = [o for o in CHOICES.options("neuron") if o not in ("msat", "rel_psp")]
-
-
-def test_the_neuron_that_triton_cannot_print():
-    with pytest.raises(Unprintable, match="log1p in a Triton kernel"):
-        printed("msat")
+OPTIONS = [o for o in CHOICES.options("neuron") if o != "rel_psp"]  # which has no step
 
 
 def graph_of(option: str, surrogate: str = "atan", dtype: torch.dtype = torch.float32) -> Graph:
@@ -153,7 +149,8 @@ def test_kernels_compile_for_a_gpu(option, tmp_path, monkeypatch):
     for dtype in ("float32", "bfloat16"):
         for backward in (False, True):
             code = compiled(graph, dtype, 90, backward=backward, rows=backward)
-            assert "fma.rn" not in code  # contraction would round otherwise than torch
+            rough = any(node.op in ROUGH for node in graph.nodes)
+            assert rough or "fma.rn" not in code  # contraction would round otherwise than torch
 
 
 @pytest.mark.parametrize("surrogate", CHOICES.options("surrogate"))
