@@ -4,7 +4,8 @@ python scripts/readme_tables.py RUN...    add or replace these runs, then write 
 python scripts/readme_tables.py           write the tables
 python scripts/readme_tables.py --check   exit 1 if a table in the README is another
 
-The table of the benchmark is made of results/benchmark.csv, which `scripts/benchmark.py --csv` writes.
+The other tables are made of results/benchmark.csv, which `scripts/benchmark.py --csv` writes, and of
+results/conversion.csv, which `scripts/conversion_table.py` writes.
 """
 
 import csv
@@ -156,6 +157,19 @@ def _ratio(theirs: float | None, ours: float | None) -> str:
     return f"**{theirs / ours:.{1 if theirs / ours > 3 else 2}f}**"
 
 
+def conversion(rows: list[dict[str, str]]) -> str:
+    """A line a way of converting: accuracy of the ANN, and after so many steps."""
+    steps = [key for key in rows[0] if key.startswith("T=")]
+    lines = [
+        f"| pooling | conversion | ANN | {' | '.join(steps)} |",
+        "|---|---|" + "---|" * (1 + len(steps)),
+    ]
+    for entry in rows:
+        values = " | ".join(f"{float(entry[key]):.2f}" for key in ("ann", *steps))
+        lines.append(f"| {entry['pool']} | {entry['conversion']} | {values} |")
+    return "\n".join([*lines, ""])
+
+
 def main(words: list[str]) -> int:
     """See the top of the file."""
     if words and words != ["--check"]:
@@ -164,7 +178,7 @@ def main(words: list[str]) -> int:
         kept = [r for r in load("demo") if (r["command"], r["seed"], r["fold"]) not in keys]
         save(sorted([*kept, *new], key=lambda r: (r["command"], r["fold"], r["seed"])))
     wanted = text = README.read_text()
-    for name, table in (("demo", demo), ("benchmark", benchmark)):
+    for name, table in (("demo", demo), ("benchmark", benchmark), ("conversion", conversion)):
         before, rest = wanted.split(BEGIN.format(name))
         _, after = rest.split(END.format(name))
         rows = load(name)

@@ -50,3 +50,16 @@ def test_the_benchmark_is_a_line_a_workload(script):
         "",
         "Machine: Q, torch 2.14, 2026-01-31.",
     ]
+
+
+def test_conversions_are_a_line_each(script):
+    rows = [
+        {"pool": "max", "conversion": "burst", "ann": "92.3", "T=1": "10.0", "T=128": "92.151"},
+        {"pool": "max", "conversion": "MSAT", "ann": "92.3", "T=1": "10.5", "T=128": "92.2"},
+    ]
+    assert script.conversion(rows).splitlines() == [
+        "| pooling | conversion | ANN | T=1 | T=128 |",
+        "|---|---|---|---|---|",
+        "| max | burst | 92.30 | 10.00 | 92.15 |",
+        "| max | MSAT | 92.30 | 10.50 | 92.20 |",
+    ]
