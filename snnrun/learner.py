@@ -330,10 +330,16 @@ class Learner(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """The configured optimiser; its schedule is advanced and saved here, so that no step is lost on `resume`."""
-        optimizer = self.make_optimizer(self.rule.param_groups(self.net))
+        optimizer = self._optimizer(self.rule.param_groups(self.net))
         self._schedule(optimizer, 0, 0)
         if self.schedule and self.resumed:
             self.schedule.load_state_dict(self.resumed["schedule"])
+        return optimizer
+
+    def _optimizer(self, params: Iterable[Any]) -> Optimizer:
+        optimizer = self.make_optimizer(params)
+        # a fused one would take the scale of float16 off its gradients itself: too late to clip them
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
         return optimizer
 
     def _schedule(self, optimizer: Optimizer, steps: int, epochs: int) -> None:
@@ -380,7 +386,7 @@ class Learner(LightningModule):
 
         An average of the weights begins anew, too.
         """
-        optimizer = self.make_optimizer(params)
+        optimizer = self._optimizer(params)
         for group in optimizer.param_groups:
             group["lr"] = lr
         strategy = self.trainer.strategy

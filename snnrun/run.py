@@ -126,7 +126,7 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
         static=static,
         num_classes=data.num_classes,
         validates=data.validates,
-        optimizer=Factory(optimizer_of(cfg), ("params",)),
+        optimizer=Factory(cfg.optimizer, ("params",)),
         scheduler=schedule(cfg.scheduler) if cfg.scheduler._target_ else None,
         interval=cfg.scheduler.interval,
     )
@@ -137,14 +137,6 @@ def build(cfg: DictConfig) -> tuple[DataModule, Learner]:
             except ValueError as error:
                 raise BadRequest(str(error)) from error
     return data, learner
-
-
-def optimizer_of(cfg: DictConfig) -> DictConfig:
-    """The configuration of the optimiser: not fused where Lightning refuses to clip for one that is."""
-    clipped = cfg.trainer.get("gradient_clip_val") and "mixed" in str(cfg.trainer.get("precision"))
-    if clipped and cfg.optimizer.get("fused"):
-        return OmegaConf.merge(cfg.optimizer, {"fused": False})  # pyright: ignore[reportReturnType]
-    return cfg.optimizer
 
 
 @dataclass(frozen=True)
