@@ -42,25 +42,28 @@ class Tally:
         """Add a batch. Many are counted at once: of small ones, starting an operation is what takes time."""
         self.waiting.append((loss.detach(), logits, y))
         if len(self.waiting) == 32:
-            self.sums = self.sums
+            self._count()
 
     @property
     def sums(self) -> Tensor | None:
         """Samples, sum of their losses, those that are right, and right among the best five; None before the first."""
         if self.waiting:
-            losses, logits, labels = zip(*self.waiting, strict=True)
-            place = self.place(torch.cat(logits), torch.cat(labels))
-            counts = [torch.ones_like(place), torch.zeros_like(place), place == 0, place < 5]
-            now = torch.stack([count.sum() for count in counts]).double()
-            self.total = now if self.total is None else self.total + now
-            for loss, y in zip(losses, labels, strict=True):  # one by one, wherever it was cut
-                self.total[1] += loss.double() * len(y)
-            self.waiting = []
+            self._count()
         return self.total
 
     @sums.setter
     def sums(self, total: Tensor | None) -> None:
         self.total, self.waiting = total, []
+
+    def _count(self) -> None:
+        losses, logits, labels = zip(*self.waiting, strict=True)
+        place = self.place(torch.cat(logits), torch.cat(labels))
+        counts = [torch.ones_like(place), torch.zeros_like(place), place == 0, place < 5]
+        now = torch.stack([count.sum() for count in counts]).double()
+        self.total = now if self.total is None else self.total + now
+        for loss, y in zip(losses, labels, strict=True):  # one by one, wherever it was cut
+            self.total[1] += loss.double() * len(y)
+        self.waiting = []
 
     def place(self, logits: Tensor, y: Tensor) -> Tensor:
         """How many classes score above the label: `(..., B, C)` and `(B,)` to `(..., B)`; nothing is above NaN."""
