@@ -35,7 +35,7 @@ class STRSBP(Rule):
     $$\frac{\partial R}{\partial w_{ij}} = \lambda \beta \frac{w_{ij}}{w_{max}} e^{\beta (S_i/n - 1)}, \qquad
       S_i = \sum_j (w_{ij}/w_{max})^2$$
 
-    is added to every gradient; n is the fan-in, of dense layers plus 1 (and all recurrent connections).
+    may be added to every gradient; n is the fan-in, of dense layers plus 1 (and all recurrent connections).
 
     **Arguments:**
 
@@ -65,7 +65,7 @@ class STRSBP(Rule):
         inhibition: float = 1.0,
         encouragement: float = 35.0,
         table_rows: int = 100,
-        penalty: float = 10.0,
+        penalty: float = 0.0,
         penalty_slope: float = 0.04,
         weight_limit: float = 8.0,
         boosting: float = 0.05,

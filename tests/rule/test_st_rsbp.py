@@ -230,7 +230,7 @@ SHORT = (
         "neuron.tau_m=20",
     ),
     *("dataset.batch_size=4", "neuron.threshold=2", "loss.true_count=15", "loss.false_count=2"),
-    *("optimizer.lr=2e-2", "dataset.val_size=0", "rule.boosting=1.0"),
+    *("optimizer.lr=2e-2", "dataset.val_size=0", "rule.boosting=1.0", "rule.penalty=10"),
 )
 
 
