@@ -1,8 +1,9 @@
 """Data sets: splits, loaders of batches, and a transform per batch."""
 
 from snnrun.dataset.base import CorruptData, DataModule, MissingData
+from snnrun.dataset.cochlea import NTIDIGITS18, SHD, SSC
 from snnrun.dataset.digits import Digits
-from snnrun.dataset.events import CIFAR10DVS, NMNIST, SHD, SSC, DVSGesture
+from snnrun.dataset.events import CIFAR10DVS, NMNIST, DVSGesture
 from snnrun.dataset.imagenet import ImageNet
 from snnrun.dataset.static import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
@@ -12,6 +13,7 @@ __all__ = [
     "CIFAR100",
     "MNIST",
     "NMNIST",
+    "NTIDIGITS18",
     "SHD",
     "SSC",
     "CorruptData",

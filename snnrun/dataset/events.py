@@ -1,4 +1,4 @@
-"""Data sets of event cameras and artificial cochleas, binned into frames once."""
+"""Recordings of events, binned into frames once, and the data sets of event cameras."""
 
 import hashlib
 import json
@@ -96,13 +96,16 @@ class EventRecordings(DataModule):
 
         for split in self.published:
             if not self.files(split):
-                getattr(tonic.datasets, type(self).__name__)(self.root, train=split == "train")
+                getattr(tonic.datasets, type(self).__name__)(self.root, **self.called(split))
+
+    def called(self, split: str) -> dict[str, Any]:
+        """How tonic calls a split."""
+        return {"train": split == "train"}
 
     def load(self, split: str) -> Samples:
         """The frames of a split, from the cache or from its recordings."""
-        files = self.files(split)
         return cached_frames(
-            self.cache_path(split) if self.cache else None, lambda: self._frames(files)
+            self.cache_path(split) if self.cache else None, lambda: self._frames(split)
         )
 
     def cache_path(self, split: str) -> Path:
@@ -134,8 +137,8 @@ class EventRecordings(DataModule):
             x = random_crop(images, self.crop if x.dim() > 3 else 0, self.crop).view(x.shape)
         return x.float()
 
-    def _frames(self, files: list[Path]) -> tuple[np.ndarray, Iterator[np.ndarray]]:
-        labels, recordings = self.read(files)
+    def _frames(self, split: str) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        labels, recordings = self.read(split)
         log.info("binning %d recordings of dataset=%s", len(labels), self.option)
         options: dict[str, Any] = {
             "sensor": type(self).shape,
@@ -148,16 +151,17 @@ class EventRecordings(DataModule):
             bin_events(events, source=source, **options) for source, events in recordings
         )
 
-    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
-        """Labels of all recordings; of one after the other its name and its events, in us."""
-        raise NotImplementedError(f"{type(self).__name__} must define read(files).")
+    def read(self, split: str) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
+        """Labels of all recordings of a split; of one after the other its name and its events, in us."""
+        raise NotImplementedError(f"{type(self).__name__} must define read(split).")
 
 
 class FileEach(EventRecordings):
     """Recordings in a file each, the label in its path."""
 
-    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
+    def read(self, split: str) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
         """See `EventRecordings.read`."""
+        files = self.files(split)
         return np.array([self.label(path) for path in files]), (
             (str(path), self._read(path)) for path in files
         )
@@ -443,116 +447,3 @@ def _aedat4(path: Path) -> Events:
     except Exception as error:  # the decoder raises RuntimeError, tonic a plain Exception
         raise ValueError(error) from error
     return dict(zip("txyp", (events[name] for name in events.dtype.names), strict=True))
-
-
-class CochleaSpikes(EventRecordings):
-    """Spikes of an artificial cochlea; a split is one HDF5 file, read once, front to back."""
-
-    def read(self, files: list[Path]) -> tuple[np.ndarray, Iterator[tuple[str, Events]]]:
-        """See `EventRecordings.read`; times are seconds in half precision."""
-        (path,) = files
-        with reading(path), _hdf5(path) as file:
-            counts = [len(file[key]) for key in ("labels", "spikes/times", "spikes/units")]
-            if len(set(counts)) > 1:
-                raise ValueError("{} labels, {} times and {} units".format(*counts))
-            labels = np.asarray(file["labels"][:]).astype(np.int64)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise CorruptData(f"{path} holds labels other than 0 to {self.num_classes - 1}.")
-        return labels, self._spikes(path, len(labels))
-
-    def _spikes(self, path: Path, n: int, block: int = 256) -> Iterator[tuple[str, Events]]:
-        for first in range(0, n, block):
-            with reading(path), _hdf5(path) as file:
-                times, units = (
-                    file[f"spikes/{key}"][first : first + block] for key in ("times", "units")
-                )
-            for i, (t, x) in enumerate(zip(times, units, strict=True), first):
-                yield f"{path}, recording {i}", {"t": np.asarray(t, np.float64) * 1e6, "x": x}
-
-
-def _hdf5(path: Path) -> Any:
-    import h5py
-
-    return h5py.File(path, "r")
-
-
-class SHD(CochleaSpikes):
-    """Spoken digits in English and German as spikes of 700 channels, 8,156 + 2,264 recordings.
-
-    **Arguments:** see `EventRecordings`.
-
-    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic
-    Evaluation of Spiking Neural Networks*, 2022.
-    """
-
-    traits = frozenset({"events"})
-    places = ("SHD/shd_train.h5", "SHD/shd_test.h5")
-    option = "shd"
-    shape = (700,)
-    num_classes = 20
-    patterns = MappingProxyType({"train": "shd_train.h5", "test": "shd_test.h5"})
-    published = MappingProxyType(
-        {
-            "train": "8,156 recordings, published in shd_train.h5.zip, MD5 "
-            "f3252aeb598ac776c1b526422d90eecb",
-            "test": "2,264 recordings, published in shd_test.h5.zip, MD5 "
-            "1503a5064faa34311c398fb0a1ed0a6f",
-        }
-    )
-
-
-class SSC(CochleaSpikes):
-    """Spoken commands, 35 words, as spikes of 700 channels, 75,466 + 9,981 + 20,382 recordings.
-
-    The middle part is the published validation split; it is used where `val_size` is null.
-
-    **Arguments:** see `EventRecordings`.
-
-    Cramer, Stradmann, Schemmel & Zenke, *The Heidelberg Spiking Data Sets for the Systematic
-    Evaluation of Spiking Neural Networks*, 2022.
-    """
-
-    traits = frozenset({"events"})
-    places = ("SSC/ssc_train.h5", "SSC/ssc_valid.h5", "SSC/ssc_test.h5")
-    option = "ssc"
-    shape = (700,)
-    num_classes = 35
-    patterns = MappingProxyType(
-        {"train": "ssc_train.h5", "val": "ssc_valid.h5", "test": "ssc_test.h5"}
-    )
-    published = MappingProxyType(
-        {
-            "train": "75,466 recordings, published in ssc_train.h5.zip, MD5 "
-            "d102be95e7144fcc0553d1f45ba94170",
-            "val": "9,981 recordings, published in ssc_valid.h5.zip, MD5 "
-            "b4eee3516a4a90dd0c71a6ac23a8ae43",
-            "test": "20,382 recordings, published in ssc_test.h5.zip, MD5 "
-            "a35ff1e9cffdd02a20eb850c17c37748",
-        }
-    )
-
-    def __init__(self, root: str, *, val_size: float | None = None, folds: int = 0, **common: Any):
-        super().__init__(root, val_size=val_size or 0.0, folds=folds, **common)
-        if folds and val_size is None:
-            raise ValueError(
-                "dataset.val_size must be set with dataset.folds: the published validation split "
-                "is in no fold."
-            )
-        self.published_val = val_size is None
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the splits; with `val_size` as null, validation data are the published ones."""
-        if self.samples:
-            return
-        super().setup(stage)
-        if self.published_val:
-            self.samples["val"] = self.load("val")
-            self.indices["val"] = torch.arange(len(self.samples["val"]))
-
-    def fetch(self) -> None:
-        """Download with tonic."""
-        import tonic
-
-        for split in self.published:
-            if not self.files(split):
-                tonic.datasets.SSC(self.root, split="valid" if split == "val" else split)

@@ -70,7 +70,8 @@ def test_version(snnrun):
 def test_list_shows_groups_and_sentences(snnrun):
     lines = snnrun("list").stdout.splitlines()
     assert (
-        "encoder     [direct], integrate, latency, poisson, psc, spike_time, zero_expand" in lines
+        "encoder     [direct], events, integrate, latency, poisson, psc, spike_time, zero_expand"
+        in lines
     )
     assert lines[-1] == (
         "[...] is the default. snnrun list GROUP says more; snnrun show GROUP=OPTION says all."
@@ -81,7 +82,7 @@ def test_list_shows_groups_and_sentences(snnrun):
 
 def test_list_fits_keeps_what_fits(snnrun):
     done = snnrun("list", "encoder", "--fits", "dataset=shd")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["direct", "psc"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["direct", "events", "psc"]
     done = snnrun("list", "model", "--fits", "dataset=shd")
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         "feedback_snn",

@@ -13,12 +13,21 @@ import pytest
 import tonic
 import torch
 
-from snnrun.dataset import CIFAR10DVS, NMNIST, SHD, SSC, CorruptData, DVSGesture, MissingData
+from snnrun.dataset import (
+    CIFAR10DVS,
+    NMNIST,
+    NTIDIGITS18,
+    SHD,
+    SSC,
+    CorruptData,
+    DVSGesture,
+    MissingData,
+)
 from snnrun.dataset.binning import bin_events
 from snnrun.dataset.events import stand_still
 
 REAL = os.environ.get("SNNRUN_DATA", "")
-ALL = [NMNIST, DVSGesture, CIFAR10DVS, SHD, SSC]
+ALL = [NMNIST, DVSGesture, CIFAR10DVS, SHD, SSC, NTIDIGITS18]
 OPTIONS: dict[str, Any] = {"steps": 5, "batch_size": 4}
 LEFT = "It was left as it is: put a good copy in its place."
 
@@ -62,6 +71,19 @@ def write_hdf5(path: Path, labels, recordings) -> None:
         file["extra/speaker"] = np.zeros(len(labels), np.uint16)
 
 
+def write_tidigits(path: Path, held: dict[str, list]) -> None:
+    """Each recording under its name, and between them a sequence of digits."""
+    with h5py.File(path, "w") as file:
+        for split in ("train", "test"):
+            names = [
+                f"ae-{i}-{NTIDIGITS18.words[label]}" for i, (label, _) in enumerate(held[split])
+            ]
+            file[f"{split}_labels"] = np.array([*names[:1], "ae-9-12z", *names[1:]], "S")
+            for name, (_, events) in zip(names, held[split], strict=True):
+                file[f"{split}_timestamps/{name}"] = events["t"] / 1e6
+                file[f"{split}_addresses/{name}"] = events["x"].astype(np.uint8)
+
+
 def make(data, root: Path) -> dict[str, list[tuple[int, dict]]]:
     """Write a small data set in its published layout; what it holds, in the order of paths."""
     held: dict[str, list] = {"train": [], "val": [], "test": []}
@@ -78,6 +100,15 @@ def make(data, root: Path) -> dict[str, list[tuple[int, dict]]]:
             write_hdf5(
                 folder / name, [label for label, _ in held[split]], [e for _, e in held[split]]
             )
+        return held
+    if data is NTIDIGITS18:
+        path = root / "NTIDIGITS18/n-tidigits.hdf5"
+        path.parent.mkdir(parents=True)
+        for split in ("train", "test"):
+            for label in (3, 0, 10, 1, 3):
+                seed += 1
+                held[split].append((label, made_events(seed, data.shape)))
+        write_tidigits(path, held)
         return held
     if data is CIFAR10DVS:
         paths = [
@@ -268,7 +299,7 @@ def test_the_published_validation_data_of_ssc(tmp_path):
     )
 
 
-@pytest.mark.parametrize("data", [NMNIST, DVSGesture, SHD])
+@pytest.mark.parametrize("data", [NMNIST, DVSGesture, SHD, NTIDIGITS18])
 def test_tonic_reads_the_same_events(tmp_path, data):
     make(data, tmp_path)
     for name in (
@@ -283,12 +314,16 @@ def test_tonic_reads_the_same_events(tmp_path, data):
         data.__name__, (getattr(tonic.datasets, data.__name__),), {"_check_exists": lambda _: True}
     )
     theirs = {}
-    source = tonic_class(str(tmp_path), train=True)
+    single = {"single_digits": True} if data is NTIDIGITS18 else {}
+    source = tonic_class(str(tmp_path), train=True, **single)
     if data is DVSGesture:
         import numpy.lib.recfunctions  # noqa: F401  tonic forgets to (tonic 1.7.0)
     for i in range(len(source)):
         events, label = source[i]
-        theirs[source.data[i] if source.data else i] = (events, int(label))
+        theirs[source.data[i] if isinstance(source.data, list) and source.data else i] = (
+            events,
+            int(label),
+        )
     module = data(str(tmp_path), val_size=0, **OPTIONS)
     module.setup()
     assert len(theirs) == len(module.samples["train"])
@@ -296,7 +331,7 @@ def test_tonic_reads_the_same_events(tmp_path, data):
         x, y = module.samples["train"][[i]]
         assert y.item() == label
         expected = bin_events(events, sensor=data.shape, steps=5)
-        if data is SHD:  # tonic cuts microseconds off
+        if data in (SHD, NTIDIGITS18):  # tonic cuts microseconds off
             assert x.sum() == expected.sum()
         else:
             np.testing.assert_array_equal(x[0].numpy(), expected)
@@ -317,6 +352,8 @@ MD5 ce3a4a0682dc0943703bd8f749a7701c""",
     SHD: """2 files are missing in {}:
   shd_train.h5  8,156 recordings, published in shd_train.h5.zip, MD5 f3252aeb598ac776c1b526422d90eecb
   shd_test.h5   2,264 recordings, published in shd_test.h5.zip, MD5 1503a5064faa34311c398fb0a1ed0a6f""",
+    NTIDIGITS18: """1 file is missing in {}:
+  n-tidigits.hdf5  2,475 and 2,474 recordings of single digits, MD5 360a2d11e5429555c9197381cf6b58e0""",
     SSC: """3 files are missing in {}:
   ssc_train.h5  75,466 recordings, published in ssc_train.h5.zip, MD5 d102be95e7144fcc0553d1f45ba94170
   ssc_valid.h5  9,981 recordings, published in ssc_valid.h5.zip, MD5 b4eee3516a4a90dd0c71a6ac23a8ae43
@@ -373,6 +410,7 @@ CUT = {
     CIFAR10DVS: ("CIFAR10DVS/cat/cifar10_cat_10.aedat", -2, None),
     SHD: ("SHD/shd_train.h5", -700, None),
     SSC: ("SSC/ssc_test.h5", 300, None),
+    NTIDIGITS18: ("NTIDIGITS18/n-tidigits.hdf5", -700, None),
 }
 
 
