@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "dataset": (set(), {*LIGHTNING, "numpy", "torchvision", "sklearn"}),
     "dataset.imagenet": ({"dataset"}, {*LIGHTNING, "numpy", "torchvision", "PIL"}),
     "dataset.events": ({"dataset"}, {*LIGHTNING, "numpy", "tonic"}),
+    "dataset.ti46": ({"dataset"}, {*LIGHTNING, "numpy", "soundfile", "lyon"}),
     "dataset.cochlea": ({"dataset"}, {*LIGHTNING, "numpy", "h5py"}),
     "task": ({"metric"}, LIGHTNING),
     "logger": ({"config", "whole"}, {*LIGHTNING, "wandb"}),

@@ -6,6 +6,7 @@ from snnrun.dataset.digits import Digits
 from snnrun.dataset.events import CIFAR10DVS, NMNIST, DVSGesture
 from snnrun.dataset.imagenet import ImageNet
 from snnrun.dataset.static import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from snnrun.dataset.ti46 import TI46Alpha, TI46Digits
 
 __all__ = [
     "CIFAR10",
@@ -23,4 +24,6 @@ __all__ = [
     "FashionMNIST",
     "ImageNet",
     "MissingData",
+    "TI46Alpha",
+    "TI46Digits",
 ]

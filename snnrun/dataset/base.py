@@ -221,6 +221,7 @@ class DataModule(LightningDataModule):
     shape: tuple[int, ...]
     num_classes: int
     seed = 0  # of the order of samples; the runner sets the run's seed
+    obtain = ""  # a sentence on how to get files that cannot be fetched
     drop_last = False  # leave out a last training batch that is not full
     test_every_epoch = False  # the runner sets it: the test split stands behind the validation data
 
@@ -281,7 +282,7 @@ class DataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch what is missing (one process only), if `download` is set."""
-        if not self.download or not self.missing():
+        if not self.download or self.obtain or not self.missing():
             return
         try:
             self.fetch()
@@ -329,7 +330,13 @@ class DataModule(LightningDataModule):
         top = folder.relative_to(self.root).parts[0]
         lines.append(
             f"Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds {top}"
-            + ("." if self.download else "; or fetch them with dataset.download=true.")
+            + (
+                f". {self.obtain}"
+                if self.obtain
+                else "."
+                if self.download
+                else "; or fetch them with dataset.download=true."
+            )
         )
         return "\n".join([*lines, hint] if hint else lines)
 
