@@ -328,15 +328,11 @@ class DataModule(LightningDataModule):
         lines = [f"dataset={self.option}: {count} missing in {folder.absolute()}:"]
         lines += [f"  {name:{width}}  {detail}" for name, detail in files.items()]
         top = folder.relative_to(self.root).parts[0]
+        how = "." if self.download else "; or fetch them with dataset.download=true."
         lines.append(
-            f"Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds {top}"
-            + (
-                f". {self.obtain}"
-                if self.obtain
-                else "."
-                if self.download
-                else "; or fetch them with dataset.download=true."
-            )
+            "Set paths.data=DIR, or the environment variable SNNRUN_DATA, to the folder that holds "
+            + top
+            + (f". {self.obtain}" if self.obtain else how)
         )
         return "\n".join([*lines, hint] if hint else lines)
 

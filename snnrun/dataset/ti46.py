@@ -51,7 +51,7 @@ def bsa(signal: np.ndarray, shape: np.ndarray, threshold: float = 0.6) -> np.nda
 
 
 class TI46(FileEach):
-    """Words of TI46, at 12.5 kHz; events lie 1.6 ms apart, of which 0 is the second step.
+    """Words of TI46, recorded at 12.5 kHz; a step of their spikes is 1.6 ms.
 
     **Arguments:** see `EventRecordings`.
     """
