@@ -14,6 +14,7 @@ from snnrun import ranks
 from snnrun.check import complain, composed, request, searchpath, without_hydra
 from snnrun.config import (
     CONF,
+    FILLED,
     GROUPS,
     BadRequest,
     Choices,
@@ -26,6 +27,7 @@ from snnrun.config import (
 )
 from snnrun.failure import caught
 from snnrun.lock import Locked, lock, unlock, unlock_all
+from snnrun.whole import whole
 
 if TYPE_CHECKING:
     from snnrun.run import Run
@@ -176,7 +178,8 @@ def resume(words: list[str]) -> int:
 
         choices, changes = request([w for w in words if w != folders[0]])
         return sweep.resume(Path(folders[0]), choices, changes, started)
-    run, _ = stored(words, "resume")
+    run, changes = stored(words, "resume")
+    refuse_other_length(run, changes)
     if ranks.rank():
         return ranks.follow(run, resuming=True)
     if status(run.folder) == "completed":
@@ -184,7 +187,36 @@ def resume(words: list[str]) -> int:
             f"{run.folder} is complete: {run.folder / 'result.json'}. To run it again: snnrun rerun {run.folder}"
         )
         return 0
+    if changes:
+        keep_others_out(run.folder)
+        run.overrides += [word for word in changes if word not in run.overrides]
+        remember(run)
     return guarded(run.cfg, run.folder, run.parts, run.overrides, resuming=True)
+
+
+def refuse_other_length(run: "Run", changes: list[str]) -> None:
+    """Raise `BadRequest` if a run that has begun is to have another length, which its learning rate follows."""
+    begun = (run.checkpoints / "last.ckpt").is_file()
+    for word in changes:
+        length = parse([word])[0].key_or_group in ("trainer.max_epochs", "trainer.max_steps")
+        if length and begun and any(run.cfg.scheduler.get(key, 0) is None for key in FILLED):
+            raise BadRequest(
+                f"{word}: under scheduler={run.parts.get('scheduler')} the learning rate follows the length of the run,"
+                f" of which a part is done. For another length: snnrun rerun {run.folder} {word}"
+            )
+
+
+def remember(run: "Run") -> None:
+    """Write the configuration of a run that is resumed with changes. Raises `BadRequest`."""
+    hydra = run.folder / ".hydra"
+    try:
+        known = OmegaConf.load(hydra / "hydra.yaml")
+        known.hydra.runtime.choices.update(run.parts)
+        for name, content in (("config", run.cfg), ("hydra", known), ("overrides", run.overrides)):
+            with whole(hydra / f"{name}.yaml") as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(content)))
+    except OSError as error:
+        raise BadRequest(cannot_write(run.folder, error)) from error
 
 
 def rerun(words: list[str]) -> int:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,34 @@ def test_rerun_goes_where_it_is_sent(trained, warm, tmp_path):
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     (folder,) = (tmp_path / "other").iterdir()
     assert folder.name.endswith("_mlp_bptt_digits") and (folder / "result.json").exists()
+
+
+def test_changes_of_a_run_that_is_resumed_are_on_record(warm, tmp_path):
+    words = ("trainer.max_epochs=1", "scheduler=constant", "trainer.limit_train_batches=4")
+    assert warm(*words, "hydra.run.dir=run", cwd=tmp_path).returncode == 0
+    folder = tmp_path / "run"
+    (folder / "result.json").unlink()
+    done = warm("resume", "run", "trainer.max_epochs=2", "surrogate=sigmoid", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    result = json.loads((folder / "result.json").read_text())
+    assert result["epochs"] == 2 and result["parts"]["surrogate"] == "sigmoid"
+    assert result["overrides"] == [*words, "trainer.max_epochs=2", "surrogate=sigmoid"]
+    (folder / "result.json").unlink()
+    done = warm("resume", "run", cwd=tmp_path)  # as it is now
+    assert "surrogate=sigmoid" in done.stdout
+    again = json.loads((folder / "result.json").read_text())
+    for key in ("epochs", "overrides", "parts", "metrics"):
+        assert again[key] == result[key]
+
+
+def test_a_rate_that_follows_the_length_of_a_run_keeps_it(trained, warm, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    before = (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes()
+    done = warm("resume", "run", "trainer.max_epochs=5", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "trainer.max_epochs=5: under scheduler=one_cycle the learning rate follows the length of the run, of which a"
+        f" part is done. For another length: snnrun rerun {tmp_path / 'run'} trainer.max_epochs=5\n"
+    )
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_bytes() == before
