@@ -207,12 +207,15 @@ def refuse_other_length(run: "Run", changes: list[str]) -> None:
 
 
 def remember(run: "Run") -> None:
-    """Write the configuration of a run that is resumed with changes. Raises `BadRequest`."""
+    """Write the `.hydra` folder of a run that Hydra did not start, or that has changed. Raises `BadRequest`."""
     hydra = run.folder / ".hydra"
+    choices = OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}})
     try:
-        known = OmegaConf.load(hydra / "hydra.yaml")
-        known.hydra.runtime.choices.update(run.parts)
-        for name, content in (("config", run.cfg), ("hydra", known), ("overrides", run.overrides)):
+        hydra.mkdir(exist_ok=True)
+        if (path := hydra / "hydra.yaml").exists():
+            choices = OmegaConf.merge(OmegaConf.load(path), choices)
+        contents = {"config": run.cfg, "hydra": choices, "overrides": run.overrides}
+        for name, content in contents.items():
             with whole(hydra / f"{name}.yaml") as file:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(content)))
     except OSError as error:
@@ -415,14 +418,8 @@ def set_hydra(choices: Choices, folder: Path, parts: dict[str, Any], *, logs: bo
 
 
 def prepare(run: "Run") -> None:
-    """Write the `.hydra` folder of a run that Hydra did not start."""
-    hydra = run.folder / ".hydra"
-    hydra.mkdir(exist_ok=True)
-    OmegaConf.save(run.cfg, hydra / "config.yaml")
-    OmegaConf.save(
-        OmegaConf.create({"hydra": {"runtime": {"choices": run.parts}}}), hydra / "hydra.yaml"
-    )
-    OmegaConf.save(OmegaConf.create(run.overrides), hydra / "overrides.yaml")
+    """Write the `.hydra` folder of a run that Hydra did not start, and let `${hydra:...}` be of that run."""
+    remember(run)
     set_hydra(Choices(), run.folder, run.parts)
 
 
