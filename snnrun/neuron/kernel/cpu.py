@@ -27,9 +27,17 @@ ALIGN = 64  # elements: threads share no cache line
 
 
 def forward(
-    program: Program, x: Tensor, state: list[Tensor], leaves: list[Tensor], finals: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Run a sequence: output, and with `finals` the states behind it. No states: the program's own start."""
+    program: Program,
+    x: Tensor,
+    state: list[Tensor],
+    leaves: list[Tensor],
+    finals: bool,
+    keeps: bool = False,
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """Run a sequence: output, and with `finals` the states behind it. No states: the program's own start.
+
+    Third comes what `backward` is given as `marks` if gradients are wanted (`keeps`): nothing here.
+    """
     place = layout(x)
     call = _Call(program, x, leaves, place, backward=False)
     out = place.like(x, len(x))
@@ -42,7 +50,7 @@ def forward(
         for i, s in enumerate(after):
             call.step(f"after.{i}", s)
         call.run(len(x), out)
-    return out, after
+    return out, after, None
 
 
 def backward(
@@ -50,6 +58,7 @@ def backward(
     x: Tensor,
     state: list[Tensor],
     leaves: list[Tensor],
+    marks: Tensor | None,
     grad_out: Tensor | None,
     grad_finals: list[Tensor | None],
     grad_starts: bool,

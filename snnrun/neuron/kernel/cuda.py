@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snnrun.neuron.kernel import cpu, plan, triton
 from snnrun.neuron.kernel.cache import digest, folder
+from snnrun.neuron.kernel.graph import Graph
 from snnrun.neuron.kernel.layout import Layout, layout
 from snnrun.neuron.kernel.program import Program
 from snnrun.neuron.kernel.trace import gather
@@ -20,19 +21,22 @@ BLOCK = 256  # elements a program
 
 
 def forward(
-    program: Program, x: Tensor, state: list[Tensor], leaves: list[Tensor], finals: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """As `cpu.forward`."""
-    call = _Call(program, x, leaves, backward=False)
+    program: Program,
+    x: Tensor,
+    state: list[Tensor],
+    leaves: list[Tensor],
+    finals: bool,
+    keeps: bool = False,
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """As `cpu.forward`; of a sequence longer than a chunk `keeps` also gives the states before each chunk."""
+    call = _Call(program, x, state, leaves, backward=False)
     out = call.place.like(x, len(x))
-    after = [call.place.step(x, call.wide) for _ in range(plan.states(program.graph))]
     call.over_time("x", x)
     call.over_time("out", out)
-    call.starts(state)
-    for i, s in enumerate(after):
-        call.step(f"after_{i}", s)
-    call.run(len(x))
-    return out, after if finals else []
+    after = call.each("after", call.count) if finals else []
+    marks = call.marks() if keeps and call.many else None
+    call.run(ends=finals, marks=marks is not None)
+    return out, after, marks
 
 
 def backward(
@@ -40,45 +44,54 @@ def backward(
     x: Tensor,
     state: list[Tensor],
     leaves: list[Tensor],
+    marks: Tensor | None,
     grad_out: Tensor | None,
     grad_finals: list[Tensor | None],
     grad_starts: bool,
 ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
     """As `cpu.backward`."""
-    graph = program.graph
-    call = _Call(program, x, leaves, backward=True)
-    count, shared = plan.states(graph), plan.of_leaves(graph)
+    call = _Call(program, x, state, leaves, backward=True)
+    if call.many:
+        if marks is None:
+            *_, marks = forward(program, x, state, leaves, False, keeps=True)
+        call.given["marks"] = marks
     grad_x = call.place.like(x, len(x))
-    before = [call.place.step(x, call.wide) for _ in range(count)]
-    of_leaves = {name.removeprefix("grad.leaf."): call.place.step(x, call.wide) for name in shared}
     call.over_time("x", x)
     call.over_time("grad_out", x.new_zeros(()).expand(x.shape) if grad_out is None else grad_out)
     call.over_time("grad_x", grad_x)
-    call.starts(state)
-    zero = x.new_zeros((), dtype=call.wide)
-    for i in range(count):
-        given = grad_finals[i] if i < len(grad_finals) else None
-        call.step(f"grad_after_{i}", zero if given is None else given)
-        call.step(f"grad_before_{i}", before[i])
-    for i, g in enumerate(of_leaves.values()):
-        call.step(f"grad_leaf_{i}", g)
-    size = len(x) * len(plan.kept(graph)) * call.place.outer * call.place.inner
-    call.given["kept"] = torch.empty(size, dtype=call.wide, device=x.device)
-    call.run(len(x))
+    ends = any(g is not None for g in grad_finals)
+    for i, given in enumerate(grad_finals if ends else []):
+        call.step(f"grad_after_{i}", x.new_zeros(()) if given is None else given)
+    before = call.each("grad_before", call.count) if grad_starts else []
+    names = [name.removeprefix("grad.leaf.") for name in plan.of_leaves(program.graph)]
+    of_leaves = dict(zip(names, call.each("grad_leaf", len(names)), strict=True))
+    call.run(ends=ends, grad_starts=grad_starts)
     shapes = dict(zip(program.leaves, leaves, strict=True))
     found = {n: gather(g, shapes[n].shape).to(shapes[n].dtype) for n, g in of_leaves.items()}
-    return grad_x, before if grad_starts else [], found
+    return grad_x, before, found
 
 
 class _Call:
     """The arguments of one launch."""
 
-    def __init__(self, program: Program, x: Tensor, leaves: list[Tensor], *, backward: bool):
+    def __init__(
+        self,
+        program: Program,
+        x: Tensor,
+        state: list[Tensor],
+        leaves: list[Tensor],
+        *,
+        backward: bool,
+    ):
         found = layout(x)
         self.place = Layout(found.shape, found.order, 0)  # a step is one row, copied if it is not
-        self.program, self.backward, self.x = program, backward, x
+        self.graph, self.backward, self.x = program.graph, backward, x
         self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.count, self.chunk = plan.states(self.graph), triton.chunk(self.graph, len(x))
+        self.many, self.starts = len(x) > self.chunk, bool(state)
         self.given: dict[str, Any] = {}
+        for i, value in enumerate(state):
+            self.step(f"before_{i}", value)
         rows = []
         for i, value in enumerate(
             cpu.constant_values(program, leaves, x.dim() - 1, backward=backward)
@@ -88,7 +101,7 @@ class _Call:
                 self.step(f"constant_{i}", value)
             else:
                 self.given[f"constant_{i}"] = value.to(self.wide).reshape(1)
-        self.signature = plan.Signature(str(x.dtype).removeprefix("torch."), tuple(rows))
+        self.rows = tuple(rows)
 
     def over_time(self, name: str, tensor: Tensor) -> None:
         rows = self.place.rows(tensor)
@@ -97,25 +110,51 @@ class _Call:
     def step(self, name: str, step: Tensor) -> None:
         self.given[name] = self.place.dense(step.to(self.wide))
 
-    def starts(self, state: list[Tensor]) -> None:
-        graph = self.program.graph
-        for i in range(plan.states(graph)):
-            if state:
-                self.step(f"before_{i}", state[i])
-            else:
-                value = graph.nodes[graph.outputs[f"start.{i}"]].value
-                self.step(f"before_{i}", self.x.new_full((), float(value or 0), dtype=self.wide))
+    def each(self, name: str, count: int) -> list[Tensor]:
+        """Empty steps for results."""
+        steps = [self.place.step(self.x, self.wide) for _ in range(count)]
+        for i, step in enumerate(steps):
+            self.step(f"{name}_{i}", step)
+        return steps
 
-    def run(self, steps: int) -> None:
+    def marks(self) -> Tensor:
+        """Room for the states before each chunk."""
+        chunks = -(-len(self.x) // self.chunk)
         size = self.place.outer * self.place.inner
-        if not size:
+        self.given["marks"] = self.x.new_empty((chunks, self.count, size), dtype=self.wide)
+        return self.given["marks"]
+
+    def run(self, **wanted: bool) -> None:
+        steps, size = len(self.x), self.place.outer * self.place.inner
+        if not steps or not size:
             return
-        graph, signature = self.program.graph, self.signature
-        text = triton.source(graph, signature, backward=self.backward)
-        names = triton.arguments(graph, signature, backward=self.backward)
+        form = triton.Form(
+            dtype=str(self.x.dtype).removeprefix("torch."),
+            rows=self.rows,
+            chunk=self.chunk,
+            many=self.many,
+            full=steps % self.chunk == 0,
+            starts=self.starts,
+            **wanted,
+        )
+        kernel, names = _kernel(self.graph, form, self.backward)
         arguments = [self.given[name] for name in names]
-        kernel = _load(text).run
-        kernel[(-(-size // BLOCK),)](*arguments, steps, size, BLOCK=BLOCK, enable_fp_fusion=False)
+        with torch.cuda.device_of(self.x):
+            kernel[(-(-size // BLOCK),)](
+                *arguments, steps, size, BLOCK=BLOCK, enable_fp_fusion=False
+            )
+
+
+_kernels: dict[tuple[int, triton.Form, bool], tuple[Graph, Any, list[str]]] = {}
+
+
+def _kernel(graph: Graph, form: triton.Form, backward: bool) -> tuple[Any, list[str]]:
+    """A kernel, and the names of its arguments."""
+    key = (id(graph), form, backward)
+    if key not in _kernels:
+        kernel = _load(triton.source(graph, form, backward=backward)).run
+        _kernels[key] = graph, kernel, triton.arguments(graph, form, backward=backward)
+    return _kernels[key][1:]
 
 
 @cache

@@ -50,7 +50,9 @@ class Fused:
         from snnrun.neuron.kernel.operator import Sequence
 
         leaves = [_leaf(neuron, name) for name in found.leaves]
-        out, *after = Sequence.apply(found, True, len(state), x, *state, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
+        out, *after = Sequence.apply(  # pyright: ignore[reportGeneralTypeIssues]
+            found, True, torch.is_grad_enabled(), len(state), x, *state, *leaves
+        )
         return out, tuple(after)
 
     def from_rest(self, neuron: "Neuron", x: Tensor) -> Tensor:
@@ -72,7 +74,9 @@ class Fused:
         from snnrun.neuron.kernel.operator import Sequence
 
         leaves = [_leaf(neuron, name) for name in found.leaves]
-        out, *after = Sequence.apply(found, finals, 0, x, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
+        out, *after = Sequence.apply(  # pyright: ignore[reportGeneralTypeIssues]
+            found, finals, torch.is_grad_enabled(), 0, x, *leaves
+        )
         return out, tuple(after)
 
     def _from_state(self, neuron: "Neuron", x: Tensor) -> "tuple[Tensor, State]":

@@ -26,14 +26,26 @@ def backend(x: Tensor) -> ModuleType:
 
 
 class Sequence(torch.autograd.Function):
-    """`(program, finals, number of states, x, *state, *leaves)` to `(out, *final state)`."""
+    """`(program, finals, gradients, number of states, x, *state, *leaves)` to `(out, *final state)`.
+
+    `gradients` tells whether some may be wanted: in here, torch says that none are.
+    """
 
     @staticmethod
-    def forward(ctx, program: Program, finals: bool, count: int, x: Tensor, *tensors: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx,
+        program: Program,
+        finals: bool,
+        gradients: bool,
+        count: int,
+        x: Tensor,
+        *tensors: Tensor,
+    ):
         state, leaves = list(tensors[:count]), list(tensors[count:])
-        out, after = backend(x).forward(program, x, state, leaves, finals)
+        keeps = gradients and any(ctx.needs_input_grad)
+        out, after, marks = backend(x).forward(program, x, state, leaves, finals, keeps)
         ctx.program, ctx.count = program, count
-        ctx.save_for_backward(x, *tensors)
+        ctx.save_for_backward(x, marks, *tensors)
         ctx.set_materialize_grads(False)
         return (out, *after)
 
@@ -41,15 +53,15 @@ class Sequence(torch.autograd.Function):
     def backward(ctx, *grads: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():
             raise RuntimeError("A printed kernel has no second derivative; use kernel=scan.")
-        x, *tensors = ctx.saved_tensors
+        x, marks, *tensors = ctx.saved_tensors
         state, leaves = tensors[: ctx.count], tensors[ctx.count :]
-        wanted = any(ctx.needs_input_grad[4 : 4 + ctx.count])
+        wanted = any(ctx.needs_input_grad[5 : 5 + ctx.count])
         grad_x, before, named_grads = backend(x).backward(
-            ctx.program, x, state, leaves, grads[0], list(grads[1:]), wanted
+            ctx.program, x, state, leaves, marks, grads[0], list(grads[1:]), wanted
         )
         of_leaves = [named_grads.get(name) for name in ctx.program.leaves]
         before = before or [None] * ctx.count
-        return (None, None, None, grad_x, *before, *of_leaves)
+        return (None, None, None, None, grad_x, *before, *of_leaves)
 
 
 @torch.library.custom_op("snnrun::sequence", mutates_args=())
@@ -57,7 +69,7 @@ def sequence(
     x: Tensor, state: list[Tensor], leaves: list[Tensor], name: str, finals: bool
 ) -> list[Tensor]:
     """`Sequence` as an operator; `name` is the program's."""
-    out, after = backend(x).forward(named(name), x, state, leaves, finals)
+    out, after, _ = backend(x).forward(named(name), x, state, leaves, finals)
     return [out, *after]
 
 
@@ -80,7 +92,7 @@ def sequence_backward(
 ) -> list[Tensor]:
     """Gradients of x, with `starts` of the states, and of the program's learnable leaves."""
     grad_x, before, of_leaves = backend(x).backward(
-        named(name), x, state, leaves, grads[0], grads[1:], starts
+        named(name), x, state, leaves, None, grads[0], grads[1:], starts
     )
     return [grad_x, *before, *of_leaves.values()]
 

@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from snnrun.neuron.kernel import Fused, choose
 from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.cuda import BLOCK, _load
 from snnrun.neuron.kernel.graph import ROUGH, Graph
-from snnrun.neuron.kernel.plan import Signature, backward_outputs, constants, forward_outputs
-from snnrun.neuron.kernel.triton import arguments, check, source
+from snnrun.neuron.kernel.plan import backward_outputs, constants, forward_outputs
+from snnrun.neuron.kernel.triton import Form, arguments, check, chunk, source
 from snnrun.rule.tssl import Timing
 from snnrun.surrogate import ATan
 
@@ -31,6 +32,7 @@ import warnings, torch
 from snnrun.neuron import ALIF, IF, LI, LIF, MSAT, PLIF, PSCLIF, CubaLIF, OwnBackward, scan
 from snnrun.neuron.base import wide
 from snnrun.neuron.kernel import Fused, choose
+from snnrun.neuron.kernel.operator import sequence
 from snnrun.rule.tssl import Timing
 from snnrun.surrogate import ATan, Dspike, Sigmoid, Triangle
 
@@ -47,19 +49,32 @@ for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
         neuron = neuron.double() if dtype == torch.float64 else neuron.float()
         assert Fused().program(neuron, torch.zeros(1, 1, 3, 1, dtype=dtype)) is not None
         torch.manual_seed(0)
-        for x in (torch.randn(5, 2, 3, 70), torch.randn(1, 1, 3, 1), torch.randn(3, 4, 3).transpose(0, 1)):
+        inputs = [torch.randn(5, 2, 3, 70), torch.randn(1, 1, 3, 1), torch.randn(3, 4, 3).transpose(0, 1)]
+        inputs += [torch.randn(steps, 1, 3, 2) for steps in (16, 24, 37)]  # one chunk or more, the last full or not
+        for x in inputs:
             found = []
             for kernel in kernels:
                 leaf = (2 * x).to(dtype).requires_grad_()
                 out, state = kernel(neuron, leaf, neuron.init_state(wide(leaf[0])))
                 loss = (out * torch.cos(out.detach() + leaf.detach())).sum() + sum(s.sin().sum() for s in state)
                 found.append([out, *state, *torch.autograd.grad(loss, [leaf, *neuron.parameters()])])
+            narrow = dtype == torch.float32 and len(x) > 5  # rounding adds up on the way back
             for i, (one, other) in enumerate(zip(*found, strict=True)):
+                if narrow and i > len(state):
+                    break
                 exact = i <= len(state) and not isinstance(neuron, MSAT)  # its thresholds are made by exp and log1p
                 bound = 0 if exact else loose * other.abs().max().item()
                 assert (one - other).abs().max() <= bound, (neuron, i)
             alone = Fused().from_rest(neuron, leaf)
             assert torch.equal(alone, found[0][0])
+            again = [k(neuron, leaf, neuron.init_state(wide(leaf[0])))[0] for k in kernels[1:]]
+            again = [torch.autograd.grad(out.square().sum(), leaf)[0] for out in again + [alone]]
+            if not narrow and isinstance(kernels[0], Fused) and kernels[0].own is None:
+                assert (again[0] - again[1]).abs().max() <= loose * again[0].abs().max()
+leaf, name = torch.randn(37, 1, 3, 2, requires_grad=True), Fused().program(neurons[0], leaf).name
+(out,) = sequence(leaf, [], [], name, False)  # as torch.compile calls it
+outs = [out, neurons[0](leaf)]
+assert torch.equal(*outs) and torch.equal(*[torch.autograd.grad(o.square().sum(), leaf)[0] for o in outs])
 print("equal")
 """
 
@@ -92,18 +107,29 @@ def graph_of(option: str, surrogate: str = "atan", dtype: torch.dtype = torch.fl
     return found.graph
 
 
-def signature_of(graph: Graph, dtype: str, *, backward: bool, rows: bool = False) -> Signature:
-    """Of a kernel whose constants differ between elements (`rows`) or do not."""
+def form_of(graph: Graph, dtype: str, steps: int, *, backward: bool, rows: bool = False) -> Form:
+    """Of a kernel for a sequence of so many steps, whose constants differ between elements (`rows`) or do not."""
     outputs = backward_outputs(graph) if backward else forward_outputs(graph)
-    return Signature(dtype, (rows,) * len(constants(graph, outputs)))
+    length = chunk(graph, steps)
+    return Form(
+        dtype=dtype,
+        rows=(rows,) * len(constants(graph, outputs)),
+        chunk=length,
+        many=steps > length,
+        full=steps % length == 0,
+        marks=steps > length,
+    )
 
 
 def printed(option: str) -> str:
-    """Both kernels of a neuron."""
+    """Both kernels of a neuron, for a chunk of two steps and a rest of one."""
     graph, texts = graph_of(option), []
     for backward in (False, True):
-        signature = signature_of(graph, "float32", backward=backward)
-        text = source(graph, signature, backward=backward)
+        form = replace(
+            form_of(graph, "float32", 3, backward=backward),
+            **{"chunk": 2, "many": True, "full": False, "marks": True, "ends": True},
+        )
+        text = source(graph, form, backward=backward)
         texts.append(text[text.rindex("@triton.jit") :])
     return "\n".join(texts)
 
@@ -113,7 +139,9 @@ def test_source_is_the_stored_one(option):
     assert printed(option) == (STORED / f"{option}.txt").read_text()
 
 
-def compiled(graph: Graph, dtype: str, generation: int, *, backward: bool, rows: bool) -> str:
+def compiled(
+    graph: Graph, dtype: str, generation: int, steps: int, *, backward: bool, rows: bool
+) -> str:
     """The assembly of a kernel for a generation of NVIDIA's GPUs, of which none is needed."""
     compiler = pytest.importorskip("triton.compiler")
     backends = pytest.importorskip("triton.backends")
@@ -121,19 +149,30 @@ def compiled(graph: Graph, dtype: str, generation: int, *, backward: bool, rows:
         pytest.skip("this Triton does not compile for NVIDIA's GPUs")
     from triton.backends.compiler import GPUTarget
 
-    signature = signature_of(graph, dtype, backward=backward, rows=rows)
-    kernel = _load(source(graph, signature, backward=backward)).run
+    form = form_of(graph, dtype, steps, backward=backward, rows=rows)
+    kernel = _load(source(graph, form, backward=backward)).run
     own = {"float32": "*fp32", "bfloat16": "*bf16", "float64": "*fp64"}
     wide = own["float64" if dtype == "float64" else "float32"]
-    kinds = {"steps": "i32", "size": "i64", "BLOCK": "constexpr"}
-    for name in arguments(graph, signature, backward=backward):
+    # as Triton has it: a number is a constant if it is 1, and may be known to be a multiple of 16
+    kinds = {"steps": "constexpr" if steps == 1 else "i32", "size": "i32", "BLOCK": "constexpr"}
+    for name in arguments(graph, form, backward=backward):
         narrow = name in ("x", "out", "grad_out", "grad_x")
-        kinds[name] = "i64" if name.endswith("_time") else own[dtype] if narrow else wide
+        kinds[name] = "i32" if name.endswith("_time") else own[dtype] if narrow else wide
+    places = {name: (i,) for i, name in enumerate(kernel.arg_names)}
     made = compiler.compile(
         compiler.ASTSource(
             fn=kernel,
             signature={name: kinds[name] for name in kernel.arg_names},
-            constexprs={(kernel.arg_names.index("BLOCK"),): BLOCK},
+            constexprs={
+                places[n]: BLOCK if n == "BLOCK" else 1
+                for n, kind in kinds.items()
+                if kind == "constexpr"
+            },
+            attrs={
+                places[n]: [["tt.divisibility", 16]]
+                for n, kind in kinds.items()
+                if kind != "constexpr" and n != "steps"
+            },
         ),
         target=GPUTarget("cuda", generation, 32),
         options={"enable_fp_fusion": False},
@@ -146,9 +185,9 @@ def compiled(graph: Graph, dtype: str, generation: int, *, backward: bool, rows:
 def test_kernels_compile_for_a_gpu(option, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     graph = graph_of(option)
-    for dtype in ("float32", "bfloat16"):
+    for dtype, steps in (("float32", 1), ("bfloat16", 4), ("float32", 21)):
         for backward in (False, True):
-            code = compiled(graph, dtype, 90, backward=backward, rows=backward)
+            code = compiled(graph, dtype, 90, steps, backward=backward, rows=backward)
             rough = any(node.op in ROUGH for node in graph.nodes)
             assert rough or "fma.rn" not in code  # contraction would round otherwise than torch
 
@@ -158,7 +197,7 @@ def test_surrogates_compile_for_a_gpu(surrogate, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for dtype, generation in (("float32", 80), ("float64", 90)):
         graph = graph_of("lif", surrogate, getattr(torch, dtype))
-        assert compiled(graph, dtype, generation, backward=True, rows=False)
+        assert compiled(graph, dtype, generation, 4, backward=True, rows=False)
 
 
 def test_a_backward_pass_of_its_own_compiles_for_a_gpu(tmp_path, monkeypatch):
@@ -166,7 +205,9 @@ def test_a_backward_pass_of_its_own_compiles_for_a_gpu(tmp_path, monkeypatch):
     kernel = choose(OwnBackward(Timing()), "auto")
     assert isinstance(kernel, Fused)
     found = kernel.program(PSCLIF(ATan()), torch.zeros(1, 1, 3))
-    assert found is not None and compiled(found.graph, "bfloat16", 90, backward=True, rows=False)
+    assert found is not None and compiled(
+        found.graph, "bfloat16", 90, 30, backward=True, rows=False
+    )
 
 
 def test_an_operation_that_triton_lacks():
