@@ -182,27 +182,20 @@ def constant_values(
     return graph.evaluate(_places(graph, backward), given)
 
 
-_cached: dict[tuple[int, bool], tuple[Graph, list[int]]] = {}
-_Printed = tuple[native.Function, list[str], tuple[int, int]]
-_functions: dict[tuple[int, plan.Signature, bool], tuple[Graph, _Printed]] = {}
-
-
+@cache
 def _places(graph: Graph, backward: bool) -> list[int]:
-    key = (id(graph), backward)
-    if key not in _cached:
-        names = plan.backward_outputs(graph) if backward else plan.forward_outputs(graph)
-        _cached[key] = graph, plan.constants(graph, names)
-    return _cached[key][1]
+    names = plan.backward_outputs(graph) if backward else plan.forward_outputs(graph)
+    return plan.constants(graph, names)
 
 
-def _function(graph: Graph, signature: plan.Signature, backward: bool) -> _Printed:
+@cache
+def _function(
+    graph: Graph, signature: plan.Signature, backward: bool
+) -> tuple[native.Function, list[str], tuple[int, int]]:
     """A compiled program, the names of its words, and what its scratch buffer holds."""
-    key = (id(graph), signature, backward)
-    if key not in _functions:
-        function = native.load(llvm.source(graph, signature, backward=backward))
-        names = llvm.slots(graph, signature, backward=backward)
-        _functions[key] = graph, (function, names, llvm.scratch_rows(graph, backward=backward))
-    return _functions[key][1]
+    function = native.load(llvm.source(graph, signature, backward=backward))
+    names = llvm.slots(graph, signature, backward=backward)
+    return function, names, llvm.scratch_rows(graph, backward=backward)
 
 
 def deal(count: int, threads: int, align: int) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -83,8 +83,7 @@ class _Call:
         *,
         backward: bool,
     ):
-        found = layout(x)
-        self.place = Layout(found.shape, found.order, 0)  # a step is one row, copied if it is not
+        self.place = _as_row(layout(x))  # a step is one row, copied if it is not
         self.graph, self.backward, self.x = program.graph, backward, x
         self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.count, self.chunk = plan.states(self.graph), triton.chunk(self.graph, len(x))
@@ -145,16 +144,16 @@ class _Call:
             )
 
 
-_kernels: dict[tuple[int, triton.Form, bool], tuple[Graph, Any, list[str]]] = {}
+@lru_cache(1024)
+def _as_row(place: Layout) -> Layout:
+    return Layout(place.shape, place.order, 0)
 
 
+@cache
 def _kernel(graph: Graph, form: triton.Form, backward: bool) -> tuple[Any, list[str]]:
     """A kernel, and the names of its arguments."""
-    key = (id(graph), form, backward)
-    if key not in _kernels:
-        kernel = _load(triton.source(graph, form, backward=backward)).run
-        _kernels[key] = graph, kernel, triton.arguments(graph, form, backward=backward)
-    return _kernels[key][1:]
+    kernel = _load(triton.source(graph, form, backward=backward)).run
+    return kernel, triton.arguments(graph, form, backward=backward)
 
 
 @cache

@@ -66,9 +66,9 @@ class Node:
         return self.op in BOOL
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
-    """Nodes in order of evaluation; an equal node is never added twice."""
+    """Nodes in order of evaluation; an equal node is never added twice. A graph equals itself only."""
 
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)

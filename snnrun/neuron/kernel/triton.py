@@ -9,6 +9,7 @@ torch's bit for bit but for `graph.ROUGH`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.graph import Graph
@@ -93,6 +94,7 @@ class Form:
     grad_starts: bool = False
 
 
+@cache
 def chunk(graph: Graph, steps: int) -> int:
     """How many steps to hold at once: a power of two, enough for all steps if registers are."""
     fit = HELD // (2 + len(kept(graph)))
