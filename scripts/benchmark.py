@@ -3,12 +3,14 @@
     python scripts/benchmark.py                     # every row, one thread: process time
     python scripts/benchmark.py --threads 2         # wall time
     python scripts/benchmark.py --rows lif_t16 conv --repeats 21
+    python scripts/benchmark.py --device cuda       # on a GPU, timed by its own events
+    python scripts/benchmark.py --device cuda --precision bf16
 
 Peers that are not installed are left out (`pip install -e ".[bench]"`). Of networks, "spikingjelly network" is made of
 SpikingJelly's own layers as they come, "spikingjelly" of our layers (channels last, as snnrun has them) with its
 neurons; weights are the same, and the limit is what our layers take without neurons. Prints the table as Markdown; each
 ratio is the peer's median over ours, with the quartiles of the ratios of neighbouring repeats. `--csv FILE` keeps it
-beside that of other numbers of threads.
+beside that of other numbers of threads, of GPUs and of other precisions.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +265,7 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
     """The workloads. `scale` divides their sizes."""
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*(shape[0], *(max(n // scale, 2) for n in shape[1:]))) * 2
+        return torch.randn(*(shape[0], *(max(n // scale, min(n, 2)) for n in shape[1:]))) * 2
 
     def conv(make: Callable[[], nn.Module]) -> nn.Module:
         torch.manual_seed(0)
@@ -296,12 +299,12 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
     ours, main = {"ours": lambda: LIF(ATan())}, [n for n in libraries if n == "spikingjelly"]
     builders = {**ours, **{name: PEERS[name] for name in libraries}}
     only = {**ours, **{name: PEERS[name] for name in main}}
-    for steps, size in ((4, 1 << 20), (16, 1 << 19), (64, 1 << 17), (500, 1 << 14)):
-        if f"lif_t{steps}" in wanted:
-            x = draw(steps, size).unsqueeze(1)
+    for name, *shape in NEURONS:
+        if name in wanted:
+            x = draw(*shape)
             # forward reads x and writes spikes, backward reads x and a gradient and writes one
             moved = 5 * x.numel() * x.element_size()
-            yield Row(f"lif_t{steps}", x, {n: make() for n, make in builders.items()}, moved=moved)
+            yield Row(name, x, {n: make() for n, make in builders.items()}, moved=moved)
     if "linear" in wanted:
         x = torch.randn(max(500 // scale, 2), 16, 512)
         yield Row("linear", x, networks("linear", dense), layers=dense(nn.Identity))
@@ -335,22 +338,45 @@ def rows(wanted: list[str], libraries: list[str], scale: int) -> Iterator[Row]:
         yield Row("tssl_conv", x, {"ours": ours, "published": theirs})
 
 
-ROWS = ("lif_t4", "lif_t16", "lif_t64", "lif_t500", "linear", "conv", "conv_bf16", "sew", "sew20")
-ROWS = (*ROWS, "sew_bf16", "user", "tssl_t5", "tssl_t30", "tssl_t100", "tssl_conv")
+NEURONS = (
+    *(("lif_t4", 4, 1, 1 << 20), ("lif_t16", 16, 1, 1 << 19), ("lif_t64", 64, 1, 1 << 17)),
+    *(("lif_t500", 500, 1, 1 << 14), ("lif_batch16", 500, 16, 1 << 14)),
+)
+ROWS = (*(name for name, *_ in NEURONS), "linear", "conv", "conv_bf16", "sew", "sew20", "sew_bf16")
+ROWS = (*ROWS, "user", "tssl_t5", "tssl_t30", "tssl_t100", "tssl_conv")
+ON_GPUS = {"lif_batch16"}  # which takes gigabytes: the shape of the Open Neuromorphic benchmark
+
+
+def place(row: Row, device: str, precision: str) -> None:
+    """Put a row where it is to run; neurons alone have no autocast, so that their input is made what it would be."""
+    nets = [*row.contestants.values(), *([row.layers] if row.layers else [])]
+    row.x = row.x.to(device)
+    for net in nets:
+        net.to(device)
+    if precision == "bf16":
+        row.precision = dict.fromkeys([*row.contestants, ""], torch.bfloat16)
+        if not any(isinstance(part, nn.Linear | nn.Conv2d) for n in nets for part in n.modules()):
+            row.x, row.moved = row.x.bfloat16(), row.moved // 2
 
 
 def step(net: nn.Module, x: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Forward and backward; returns the output."""
     net.zero_grad()
     x = x.detach().requires_grad_()
-    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    kind = x.device.type
+    with torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         out = net(x)
     out.backward(weights.to(out.dtype))
     return out.detach()
 
 
-def peak(run: Callable[[], Any]) -> float:
-    """By how many MB the process grows at most while something runs; nan where Linux does not say."""
+def peak(run: Callable[[], Any], device: str) -> float:
+    """By how many MB the process, or what it has of a GPU, grows while something runs; nan where Linux does not say."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     status = Path("/proc/self/status")
 
     def read(key: str) -> int:
@@ -367,21 +393,35 @@ def peak(run: Callable[[], Any]) -> float:
         return float("nan")
 
 
-def bandwidth(clock: Callable[[], float]) -> float:
+Watch = Callable[[Callable[[], Any]], float]
+
+
+def by_clock(clock: Callable[[], float], run: Callable[[], Any]) -> float:
+    """Seconds that something takes on the processor."""
+    begin = clock()
+    run()
+    return clock() - begin
+
+
+def by_events(run: Callable[[], Any]) -> float:
+    """Seconds that something takes on the GPU."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def bandwidth(watch: Watch, device: str) -> float:
     """Bytes a second that a copy of a large tensor moves, read and written."""
-    one = torch.randn(1 << 24)
+    one = torch.randn(1 << (24 if device == "cpu" else 28), device=device)
     other = torch.empty_like(one)
-    seconds = []
-    for _ in range(7):
-        begin = clock()
-        other.copy_(one)
-        seconds.append(clock() - begin)
+    seconds = [watch(lambda: other.copy_(one)) for _ in range(7)]
     return 2 * one.numel() * one.element_size() / statistics.median(seconds)
 
 
-def measure(
-    row: Row, repeats: int, clock: Callable[[], float], speed: float
-) -> list[dict[str, Any]]:
+def measure(row: Row, repeats: int, watch: Watch, speed: float) -> list[dict[str, Any]]:
     """One line of results for each contestant."""
     x = row.x
     nets = {**row.contestants, **({"": row.layers} if row.layers else {})}
@@ -390,18 +430,17 @@ def measure(
         for name, net in nets.items()
     }
     with torch.no_grad():
-        weights = torch.empty_like(row.contestants["ours"](x))
-    weights.normal_(generator=torch.Generator().manual_seed(1))
+        like = row.contestants["ours"](x)
+    weights = torch.randn(like.shape, generator=torch.Generator().manual_seed(1)).to(x.device)
+    weights = torch.empty_like(like).copy_(weights)  # in the memory order of the output
     outs = {name: one() for name, one in run.items()}  # warms up, too
     agree = {n: (o.float() == outs["ours"].float()).float().mean().item() for n, o in outs.items()}
     del outs
-    memory = {name: peak(one) for name, one in run.items()}
+    memory = {name: peak(one, x.device.type) for name, one in run.items()}
     seconds: dict[str, list[float]] = {name: [] for name in run}
     for _ in range(repeats):
         for name, one in run.items():
-            begin = clock()
-            one()
-            seconds[name].append(clock() - begin)
+            seconds[name].append(watch(one))
     limit = row.moved / speed or min(seconds.pop("", [0.0]))
     found = []
     for name, taken in seconds.items():
@@ -425,9 +464,11 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rows", nargs="*", choices=ROWS, help="default: all that fit the device")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1, help="on a processor")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--scale", type=int, default=1, help="divides all sizes, for tests")
     parser.add_argument("--csv", type=Path, help="where to keep the results")
@@ -435,33 +476,40 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     kept = keep_freed_memory()
     clock = time.process_time if given.threads == 1 else time.perf_counter
-    speed = bandwidth(clock)
+    watch = by_events if given.device == "cuda" else partial(by_clock, clock)
+    speed = bandwidth(watch, given.device)
+    wanted = given.rows or [r for r in ROWS if given.device == "cuda" or r not in ON_GPUS]
     libraries, results = [*peers(given.peers)], []
-    for row in rows(given.rows, libraries, given.scale):
-        results += measure(row, given.repeats, clock, speed)
+    for row in rows(wanted, libraries, given.scale):
+        place(row, given.device, given.precision)
+        results += measure(row, given.repeats, watch, speed)
+    where = f"{given.threads} thread(s), {'process' if given.threads == 1 else 'wall'} time"
+    if given.device == "cuda":
+        where = f"{torch.cuda.get_device_name()}, {given.precision}, events"
     print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {given.threads} thread(s), "
-        f"{'process' if given.threads == 1 else 'wall'} time, median of {given.repeats}, freed memory"
-        f" {'kept' if kept else 'handed back'}, copy {speed / 1e9:.1f} GB/s"
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {where}, "
+        f"median of {given.repeats}, freed memory {'kept' if kept else 'handed back'}, copy {speed / 1e9:.1f} GB/s"
     )
     with suppress(IndexError):
         print("| " + " | ".join(results[0]) + " |\n|" + " --- |" * len(results[0]))
     for line in results:
         print("| " + " | ".join(map(str, line.values())) + " |")
     if given.csv and results:
-        keep(results, given.csv, given.threads)
+        gpu = given.device == "cuda"
+        on = torch.cuda.get_device_name() if gpu else cpu_name()
+        keep(results, given.csv, f"GPU {given.precision}" if gpu else str(given.threads), on)
 
 
-def keep(results: list[dict[str, Any]], path: Path, threads: int) -> None:
+def keep(results: list[dict[str, Any]], path: Path, threads: str, on: str) -> None:
     """Write results with what they were measured on, in the place of earlier ones of the same workloads and threads."""
-    made = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "torch": torch.__version__}
+    made = {"date": time.strftime("%Y-%m-%d"), "cpu": on, "torch": torch.__version__}
     lines = [{"threads": threads, **line, **made} for line in results]
     if path.exists():
         with path.open(newline="") as file:
-            new = {(str(threads), line["workload"]) for line in results}
+            new = {(threads, line["workload"]) for line in results}
             earlier = list(csv.DictReader(file))
         lines += [line for line in earlier if (line["threads"], line["workload"]) not in new]
-        lines.sort(key=lambda line: (int(line["threads"]), ROWS.index(str(line["workload"]))))
+        lines.sort(key=lambda line: (str(line["threads"]), ROWS.index(str(line["workload"]))))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()

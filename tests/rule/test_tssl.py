@@ -4,6 +4,7 @@ import importlib.util
 import pickle
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -264,5 +265,5 @@ def test_the_published_sums_give_the_same(benchmark, name):
 @pytest.mark.slow
 def test_twice_as_fast_as_the_published_sums(benchmark):
     (row,) = benchmark.rows(["tssl_conv"], [], 1)
-    _, published = benchmark.measure(row, 5, time.process_time, 1.0)
+    _, published = benchmark.measure(row, 5, partial(benchmark.by_clock, time.process_time), 1.0)
     assert published["ratio to ours"] > 2

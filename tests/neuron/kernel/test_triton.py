@@ -1,4 +1,4 @@
-"""Triton kernels: their source as stored, and what they compute in Triton's interpreter, which needs no GPU.
+"""Triton kernels: their source as stored, and what they compute, on a GPU or in Triton's interpreter.
 
 `python tests/neuron/kernel/test_triton.py` stores the sources afresh, after a change that is meant.
 """
@@ -28,7 +28,7 @@ STORED = Path(__file__).parent / "printed"
 CHOICES = Choices()
 
 RUN = """
-import warnings, torch
+import sys, warnings, torch
 from snnrun.neuron import ALIF, IF, LI, LIF, MSAT, PLIF, PSCLIF, CubaLIF, OwnBackward, scan
 from snnrun.neuron.base import wide
 from snnrun.neuron.kernel import Fused, choose
@@ -36,6 +36,7 @@ from snnrun.neuron.kernel.operator import sequence
 from snnrun.rule.tssl import Timing
 from snnrun.surrogate import ATan, Dspike, Sigmoid, Triangle
 
+device = sys.argv[1]
 warnings.simplefilter("error")
 warnings.filterwarnings("ignore", "divide by zero")  # the interpreter is made of numpy
 neurons = [
@@ -46,15 +47,15 @@ pairs = [(n, Fused(), scan) for n in neurons]
 pairs.append((PSCLIF(ATan()), choose(OwnBackward(Timing()), "auto"), OwnBackward(Timing())))
 for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
     for neuron, *kernels in pairs:
-        neuron = neuron.double() if dtype == torch.float64 else neuron.float()
-        assert Fused().program(neuron, torch.zeros(1, 1, 3, 1, dtype=dtype)) is not None
+        neuron = neuron.to(device, dtype)
+        assert Fused().program(neuron, torch.zeros(1, 1, 3, 1, dtype=dtype, device=device)) is not None
         torch.manual_seed(0)
         inputs = [torch.randn(5, 2, 3, 70), torch.randn(1, 1, 3, 1), torch.randn(3, 4, 3).transpose(0, 1)]
         inputs += [torch.randn(steps, 1, 3, 2) for steps in (16, 24, 37)]  # one chunk or more, the last full or not
         for x in inputs:
             found = []
             for kernel in kernels:
-                leaf = (2 * x).to(dtype).requires_grad_()
+                leaf = (2 * x).to(device, dtype).requires_grad_()
                 out, state = kernel(neuron, leaf, neuron.init_state(wide(leaf[0])))
                 loss = (out * torch.cos(out.detach() + leaf.detach())).sum() + sum(s.sin().sum() for s in state)
                 found.append([out, *state, *torch.autograd.grad(loss, [leaf, *neuron.parameters()])])
@@ -71,7 +72,8 @@ for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
             again = [torch.autograd.grad(out.square().sum(), leaf)[0] for out in again + [alone]]
             if not narrow and isinstance(kernels[0], Fused) and kernels[0].own is None:
                 assert (again[0] - again[1]).abs().max() <= loose * again[0].abs().max()
-leaf, name = torch.randn(37, 1, 3, 2, requires_grad=True), Fused().program(neurons[0], leaf).name
+leaf = torch.randn(37, 1, 3, 2, device=device, requires_grad=True)
+name = Fused().program(neurons[0], leaf).name
 (out,) = sequence(leaf, [], [], name, False)  # as torch.compile calls it
 outs = [out, neurons[0](leaf)]
 assert torch.equal(*outs) and torch.equal(*[torch.autograd.grad(o.square().sum(), leaf)[0] for o in outs])
@@ -79,10 +81,14 @@ print("equal")
 """
 
 
-def test_equal_in_the_interpreter():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_equal_to_the_reference(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    interpreter = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
     done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        [sys.executable, "-c", RUN, device],
+        env={**os.environ, **interpreter},
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
