@@ -109,9 +109,10 @@ class StaticImages(DataModule):
 
             policy = AutoAugment(AutoAugmentPolicy.CIFAR10)
             x = torch.stack([policy(image) for image in x])
-        x = x.float() / 255
+        x = x.to(torch.float32, copy=True).div_(255)
         if self.normalize:
-            x.sub_(self.mean.to(x.device)).div_(self.std.to(x.device))
+            self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)
+            x.sub_(self.mean).div_(self.std)
         return random_cutout(x, self.cutout) if train and self.cutout else x
 
 
