@@ -3,6 +3,8 @@
 import dataclasses
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -108,6 +110,8 @@ class Fused:
         try:
             found = program(neuron, wide, dims - 1, self.own.backward_step if self.own else None)
             if found is not None and device == "cuda":
+                if not _triton():
+                    raise Unprintable("a GPU where Triton is not installed")
                 check(found.graph)
             return found
         except Unprintable as error:
@@ -161,6 +165,11 @@ def _fits(x: Tensor, state: "State", count: int) -> bool:
 
 def _count(found: Program) -> int:
     return sum(name.startswith("start.") for name in found.graph.outputs)
+
+
+@cache
+def _triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _leaf(neuron: torch.nn.Module, name: str) -> Tensor:

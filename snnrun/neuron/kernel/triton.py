@@ -123,6 +123,7 @@ def arguments(graph: Graph, form: Form, *, backward: bool) -> list[str]:
     return [*names, "marks"] if (form.many if backward else form.marks) else names
 
 
+@cache
 def check(graph: Graph) -> None:
     """Raise `Unprintable` if an operation of the table has no place in a Triton kernel."""
     for node in graph.nodes:

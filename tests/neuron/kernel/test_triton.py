@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from snnrun.config import Choices, instantiate
-from snnrun.neuron import PSCLIF, Neuron, OwnBackward
+from snnrun.neuron import LIF, PSCLIF, Neuron, OwnBackward
 from snnrun.neuron.kernel import Fused, choose
 from snnrun.neuron.kernel.aten import Unprintable
 from snnrun.neuron.kernel.cuda import BLOCK, _load
@@ -214,6 +214,12 @@ def test_a_backward_pass_of_its_own_compiles_for_a_gpu(tmp_path, monkeypatch):
     assert found is not None and compiled(
         found.graph, "bfloat16", 90, 30, backward=True, rows=False
     )
+
+
+def test_a_gpu_without_triton_runs_step_by_step(monkeypatch):
+    monkeypatch.setattr("snnrun.neuron.kernel.dispatch._triton", lambda: False)
+    with pytest.warns(UserWarning, match="LIF runs step by step.* a GPU where Triton is not"):
+        assert Fused()._program(LIF(ATan()), torch.float32, 3, "cuda") is None
 
 
 def test_an_operation_that_triton_lacks():
