@@ -37,10 +37,6 @@ GROUPS = (
 )
 # the groups of Hydra's that say how the jobs of a sweep are run
 RUNNERS = ("hydra/launcher", "hydra/sweeper")
-# constructor arguments that the runner passes and that stay out of the YAML
-RUNTIME = frozenset(
-    {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
-)
 
 # settings of the run itself, which no constructor takes
 SETTINGS = {

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from snnrun.check import composed, dry_run, without_hydra
-from snnrun.config import CONF, GROUPS, RUNTIME, Choices, check_types, group_defaults, instantiate
+from snnrun.config import CONF, GROUPS, Choices, check_types, group_defaults, instantiate
 from snnrun.fit import part, traits
 from snnrun.run import build
 
@@ -26,7 +26,9 @@ OPTIONS = [
 OPTIONS = [(group, str(path.with_suffix(""))) for group, path in OPTIONS]
 EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
 PARTS = [pair for pair in OPTIONS if pair[0] not in ("experiment", "paper")]
-# what the runner passes to a part of a group, though other groups have it in their YAML
+# what the runner passes to any part, and no YAML holds
+RUNTIME = {"channels", "static", "in_shape", "num_classes", "head", "params", "optimizer"}
+# what it passes to a part of a group, though other groups have it in their YAML
 PASSED = {"model": {"neuron", "norm"}, "readout": {"neuron", "norm"}}
 # settings of a data set that belong to the data, not to the class that reads it
 OF_THE_DATA = {"crop", "flip"}
