@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import ref
 
@@ -13,7 +12,7 @@ from torch.nn import functional
 from snnrun.encoder.profile import factors
 from snnrun.model.layers import Layer, fires, layers
 from snnrun.model.receptive import margins
-from snnrun.neuron.base import Neuron, State, carrying, wide
+from snnrun.neuron.base import carrying, wide
 from snnrun.neuron.psc_lif import PSCLIF, unfilter
 
 MAC_PJ, AC_PJ = 4.6, 0.9
@@ -333,109 +332,3 @@ def fan_out_of(synapse: nn.Module | None, x: Tensor) -> Tensor | None:
             return reach * (synapse.out_channels // synapse.groups)
         case _:
             return None
-
-
-def watch_spikes(net: nn.Module, x: Tensor, neurons: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The spikes of some neurons of every layer, and the network's output.
-
-    **Arguments:**
-
-    - `net`: a network of `Layer`s.
-    - `x`: its input `(T, B, ...)`.
-    - `neurons`: how many neurons of a layer at most, evenly spaced.
-    """
-    seen: dict[str, list[Tensor]] = {}  # in a loop a layer is called once a step
-
-    def keep(name: str, layer: Layer) -> Any:
-        def hook(_: nn.Module, inputs: Any, out: Tensor) -> None:
-            if fires(layer.neuron):
-                flat = layer.neuron.spikes(out).flatten(2)
-                seen.setdefault(name, []).append(
-                    flat[:, :, evenly(flat.shape[2], neurons)].detach()
-                )
-
-        return layer.register_forward_hook(hook)
-
-    hooks = [keep(name, layer) for name, layer in layers(net)]
-    try:
-        out = net.forward(x)  # not as compiled: that would not know of the hooks
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: torch.cat(chunks) for name, chunks in seen.items()}, out
-
-
-def evenly(count: int, most: int) -> Tensor:
-    """At most so many of the first `count` numbers, evenly spaced."""
-    return torch.linspace(0, count - 1, min(most, count)).long()
-
-
-@dataclass
-class Trace:
-    """The membrane potential of some neurons of a layer, while one sample runs through it.
-
-    **Arguments:**
-
-    - `neurons`: which they are, `(n,)`, counted through the layer; the same that `watch_spikes` picks.
-    - `potential`: what every step leaves, after a reset, `(T, n)`.
-    - `threshold`: at which they fire, if that is the same number for all and at all times.
-    """
-
-    neurons: Tensor
-    potential: Tensor
-    threshold: float | None
-
-
-@dataclass(eq=False)
-class _Recorder:
-    """A kernel that runs step by step, as `scan` does, and writes down potentials of the first sample."""
-
-    most: int
-    neurons: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def __call__(self, neuron: Neuron, x: Tensor, state: State) -> tuple[Tensor, State]:
-        out = []
-        for x_t in x.unbind(0):
-            out_t, state = neuron.step(wide(x_t), state)
-            out.append(out_t.to(x.dtype))
-            if neuron.potential is not None and neuron.potential < len(state):
-                flat = state[neuron.potential].expand_as(x_t)[0].flatten()
-                if self.neurons is None:
-                    self.neurons = evenly(len(flat), self.most)
-                self.seen.append(flat[self.neurons])
-        return torch.stack(out), state
-
-
-@torch.no_grad()
-def watch_potentials(net: nn.Module, x: Tensor, neurons: int) -> dict[str, Trace]:
-    """The membrane potentials of some neurons of every layer that has them and runs in steps of time.
-
-    **Arguments:** as of `watch_spikes`; of the first sample of `x` alone.
-    """
-    watched = {
-        name: layer.neuron
-        for name, layer in layers(net)
-        if isinstance(layer.neuron, Neuron)
-        and "stepped" in layer.neuron.traits
-        and layer.neuron.potential is not None
-    }
-    recorders = {name: _Recorder(neurons) for name in watched}
-    kernels = {name: neuron.kernel for name, neuron in watched.items()}
-    try:
-        for name, neuron in watched.items():
-            neuron.kernel = recorders[name]
-        net.forward(x[:, :1])
-    finally:
-        for name, neuron in watched.items():
-            neuron.kernel = kernels[name]
-    traces = {}
-    for name, recorder in recorders.items():
-        if recorder.neurons is not None and len(recorder.seen) == len(x):  # it ran, and once
-            value = getattr(watched[name], "threshold", None)
-            same = isinstance(value, int | float) and "adaptive" not in watched[name].traits
-            potential = torch.stack(recorder.seen)
-            traces[name] = Trace(recorder.neurons, potential, float(value) if same else None)  # pyright: ignore[reportArgumentType]
-    return traces

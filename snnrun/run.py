@@ -43,12 +43,12 @@ from snnrun.config import FILLED, BadRequest, Factory, factory, instantiate
 from snnrun.dataset.base import DataModule
 from snnrun.learner import Learner
 from snnrun.logger import CSV, TensorBoard, WandB
-from snnrun.metric import watch_potentials, watch_spikes
 from snnrun.model.layers import layers
 from snnrun.neuron import Neuron
 from snnrun.neuron.kernel import choose
 from snnrun.ranks import OURS
 from snnrun.rule import Rule
+from snnrun.snapshot import snapshot
 from snnrun.whole import whole
 
 log = logging.getLogger("snnrun")
@@ -299,37 +299,6 @@ def evaluate(run: Run, checkpoint: Path, fmt: Format = "auto", *, bar: bool) -> 
         "metrics": metrics,
         **result.activity(learner),
     }
-
-
-@torch.no_grad()
-def snapshot(
-    learner: Learner, data: DataModule, samples: int = 4, neurons: int = 100
-) -> dict[str, np.ndarray]:
-    """What `plot` draws: labels and predictions of the test split, and what a few test samples did in the network.
-
-    `label`, `predicted`: (samples of the test split,). `input`: (N, T, ...) as encoded. `out`: (N, T, classes).
-    `sample`: (N, ...) before it is encoded, where that adds the time axis.
-    `spikes/LAYER`: (N, T, neurons), every spiking layer. `potential/LAYER`: (T, neurons), of the first sample, what a
-    step leaves; `neurons/LAYER`: which neurons these are; `threshold/LAYER`: (), where there is one number.
-    `accuracy`: (T,), on the test split after every step.
-    """
-    learner.eval()
-    x, _ = data.samples["test"][data.indices["test"][:samples].tolist()]
-    prepared = learner.prepare(x.to(learner.device), train=False)
-    encoded = learner.encoder(prepared)
-    spikes, out = watch_spikes(learner.net, encoded, neurons)
-    label, predicted = torch.cat(learner.predicted, 1).numpy()
-    drawn = {"input": encoded, "out": out, **{f"spikes/{name}": s for name, s in spikes.items()}}
-    arrays = {name: value.transpose(0, 1).float().cpu().numpy() for name, value in drawn.items()}
-    if learner.static:
-        arrays["sample"] = prepared.float().cpu().numpy()
-    for name, trace in watch_potentials(learner.net, encoded, neurons).items():
-        arrays[f"potential/{name}"] = trace.potential.float().cpu().numpy()
-        arrays[f"neurons/{name}"] = trace.neurons.numpy()
-        if trace.threshold is not None:
-            arrays[f"threshold/{name}"] = np.array(trace.threshold)
-    steps = np.array(learner.accuracy_by_step)
-    return {"label": label, "predicted": predicted, "accuracy": steps, **arrays}
 
 
 def load(learner: Learner, checkpoint: Path, fmt: Format = "auto") -> str:

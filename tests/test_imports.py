@@ -46,6 +46,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "logger": ({"config", "whole"}, {*LIGHTNING, "wandb"}),
     "learner": ({*NETWORK, "rule", "metric", "seed", "task", "checkpoint"}, LIGHTNING),
     "callback": ({"learner", "neuron", "model.layers", "checkpoint", "whole"}, LIGHTNING),
+    "snapshot": ({"neuron", "model.layers", "dataset", "learner"}, {*TORCH, "numpy"}),
     "source": (set(), set()),
     "config": ({"source"}, {*HYDRA, "yaml"}),
     "fit": ({"config", "source"}, HYDRA),
@@ -59,7 +60,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "scaffold": ({"check", "config"}, set()),
     "result": ({"dataset", "learner", "run", "whole"}, LIGHTNING),
     "run": (
-        {*NETWORK, "rule", "dataset", "task", "learner", "callback", "logger", "metric"}
+        {*NETWORK, "rule", "dataset", "task", "learner", "callback", "logger", "snapshot"}
         | {"checkpoint", "ranks", "config", "fit", "result", "allocator", "seed", "whole"},
         {*LIGHTNING, *HYDRA, "numpy"},
     ),

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.config import Choices, factory
 from snnrun.encoder import PSC
 from snnrun.metric import (
     AC_PJ,
@@ -16,11 +15,10 @@ from snnrun.metric import (
     active,
     fan_out_of,
     total,
-    watch_potentials,
-    watch_spikes,
 )
 from snnrun.model import Dropout, FeedbackSNN, Layer, Pool
-from snnrun.neuron import IF, LI, LIF, PSCLIF, CubaLIF, RelPSP, carry
+from snnrun.neuron import IF, LI, PSCLIF, RelPSP, carry
+from snnrun.snapshot import watch_spikes
 from snnrun.surrogate import ATan
 
 T, B = 4, 2
@@ -417,60 +415,6 @@ def test_operations_of_a_conv_net():
     # each of the 2x2 pooled places reaches all 2x2 places of 3 channels; then 12 neurons reach 10 classes
     assert ops["ac"] == T * (4 * 4 * 3 + 12 * 10)
     assert ops["ann_mac"] == 16 + 4 * 4 * 3 + 12 * 10
-
-
-# --- what is drawn
-
-
-def test_watch_spikes_picks_neurons_evenly():
-    net = nn.Sequential(fires_at(1, 0, 0, 0, 1), head(5, 3))
-    spikes, out = watch_spikes(net, constant(), 3)
-    assert list(spikes) == ["0"] and out.shape == (T, B, 3)
-    assert spikes["0"].shape == (T, B, 3)
-    assert spikes["0"][:, 0].tolist() == [[1, 0, 1]] * T
-    assert watch_spikes(net, constant(), 100)[0]["0"].shape == (T, B, 5)
-    assert not any(module._forward_hooks for module in net.modules())
-
-
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("slot", [0, 1])
-def test_watch_potentials_are_what_step_leaves(recurrent, slot):
-    torch.manual_seed(0)
-    neuron = CubaLIF(ATan(), threshold=0.3) if slot else LIF(ATan(), threshold=0.3)
-    feedback = nn.Linear(5, 5) if recurrent else None
-    layer = Layer(nn.Linear(2, 5), None, neuron, feedback)
-    net = nn.Sequential(
-        layer, Layer(nn.Linear(5, 3), None, LI(tau=3.0)), Layer(nn.Linear(3, 3), None, None)
-    )
-    x = torch.randn(T, B, 2)
-    kernel, out = neuron.kernel, net(x)
-    traces = watch_potentials(net, x, 3)
-    assert list(traces) == ["0", "1"] and neuron.kernel is kernel
-    assert torch.equal(net(x), out)
-    states, state, last = [], neuron.init_state(torch.zeros(1, 5)), torch.zeros(1, 5)
-    for x_t in x[:, :1].unbind(0):
-        last, state = neuron.step(layer.synapse(x_t) + (feedback(last) if feedback else 0), state)
-        states.append(state[slot][0])
-    assert traces["0"].neurons.tolist() == [0, 2, 4] and traces["0"].threshold == 0.3
-    torch.testing.assert_close(traces["0"].potential, torch.stack(states)[:, [0, 2, 4]])
-    assert traces["1"].threshold is None and traces["1"].potential.shape == (T, 3)
-    torch.testing.assert_close(
-        traces["1"].potential, net[:2](x)[:, 0]
-    )  # LI gives out its potential
-
-
-@pytest.mark.parametrize("option", Choices().options("neuron"))
-def test_watch_potentials_of_every_neuron(option):
-    """A run must not fail at its very end because of a picture."""
-    cfg = Choices().compose([f"neuron={option}"])
-    neuron = factory(cfg.neuron)(6)
-    net = nn.Sequential(Layer(nn.Linear(3, 6, bias=False), None, neuron))
-    x = torch.rand(T, B, 3)
-    out = net(x)
-    traces = watch_potentials(net, x, 4)
-    assert list(traces) == (["0"] if "stepped" in neuron.traits else [])
-    assert all(trace.potential.shape == (T, 4) for trace in traces.values())
-    assert torch.equal(net(x), out)
 
 
 def test_a_tie_after_a_step_counts_as_it_does_in_the_end():
