@@ -29,7 +29,7 @@ def caught(
     from snnrun.callback import Interrupted
     from snnrun.checkpoint import LAST, DamagedCheckpoint, WrongCheckpoint
     from snnrun.dataset import CorruptData, MissingData
-    from snnrun.learner import NotFinite
+    from snnrun.finite import NotFinite
 
     def stop(code: int, message: str, status: str = "failed") -> int:
         log.error(message) if folder else print(message, file=sys.stderr)

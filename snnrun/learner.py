@@ -14,12 +14,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from snnrun.checkpoint import read
+from snnrun.finite import NotFinite, check_weights, traced
 from snnrun.metric import Activity, Tally
 from snnrun.rule import Rule
 from snnrun.seed import random_states, restore
 from snnrun.task import Classification
-
-REMEDY = " Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or trainer.precision=32."
 
 
 def joined(parts: list[Tensor]) -> Tensor:
@@ -32,10 +31,6 @@ def laid_out(value: Tensor, like: Tensor) -> Tensor:
     if value.stride() == like.stride():
         return value
     return torch.empty_like(like, dtype=value.dtype).copy_(value)
-
-
-class NotFinite(FloatingPointError):
-    """The loss or a weight is NaN or infinite; the message names the layer where it began."""
 
 
 class Learner(LightningModule):
@@ -161,10 +156,18 @@ class Learner(LightningModule):
             if not last:
                 self.activity.reset()
         if not torch.isfinite(loss):
-            raise NotFinite(self._trace_not_finite(loss, x))
+            raise self.not_finite(loss, x)
         if self.sums:  # processes and accumulated batches average their gradients
             return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
         return loss
+
+    def not_finite(self, loss: Tensor, x: Tensor) -> NotFinite:
+        """What is wrong where a prepared batch gives a loss that is not finite."""
+        times = "input_times" in getattr(self.encoder, "traits", ())
+        return traced(self.net, lambda: self(x), loss.item(), f"at {self._now()}", times=times)
+
+    def _now(self) -> str:
+        return f"epoch {self.current_epoch}, step {self.global_step}"
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning calls this with the scaled loss; the rule decides."""
@@ -272,7 +275,7 @@ class Learner(LightningModule):
 
         Raises `NotFinite`.
         """
-        self._check_weights()
+        check_weights(self.net, f"after {self._now()}")
         if not self.validates:
             self._gather_activity()
         rate = self.activity.rate()
@@ -437,64 +440,3 @@ class Learner(LightningModule):
             self.tally.sums, self.samples = state["tally"], state["samples"]
         self.started -= state["seconds"]  # of the epoch that was stopped
         restore(state["random"])
-
-    # --- diagnosis
-
-    def _check_weights(self) -> None:
-        """A NaN in a hidden layer never reaches the loss: its neurons just do not fire."""
-        for name, p in self.net.named_parameters():
-            if not torch.isfinite(p).all():
-                raise NotFinite(
-                    f"{name} is not finite after epoch {self.current_epoch}, step {self.global_step},"
-                    f" though the loss is: a step was too long.{REMEDY}"
-                )
-
-    @torch.no_grad()
-    def _trace_not_finite(self, loss: Tensor, x: Tensor) -> str:
-        where = f"at epoch {self.current_epoch}, step {self.global_step}"
-        first: list[str] = []
-        # an infinite spike time is silence
-        broken = torch.isnan if "input_times" in getattr(self.encoder, "traits", ()) else not_finite
-
-        def check(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, out: Any) -> None:
-                if not first and isinstance(out, Tensor) and broken(out).any():
-                    first.append(name)
-
-            return hook
-
-        hooks = [
-            module.register_forward_hook(check(name))
-            for name, module in self.net.named_modules()
-            if name
-        ]
-        try:
-            self(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        value = float(loss)
-        if not first:
-            return (
-                f"The loss is {value} {where}, though every layer's output is finite:"
-                " look at the loss and the readout."
-            )
-        weights = [
-            n
-            for n, p in self.net.get_submodule(first[0]).named_parameters()
-            if not torch.isfinite(p).all()
-        ]
-        cause = (
-            f"its {', '.join(weights)} is not finite: a step was too long"
-            if weights
-            else "its weights are finite"
-        )
-        return (
-            f"The loss is {value} {where}. The first layer whose output is not finite is {first[0]}; {cause}."
-            + REMEDY
-        )
-
-
-def not_finite(x: Tensor) -> Tensor:
-    """Where there is no number."""
-    return ~torch.isfinite(x)

@@ -44,7 +44,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "dataset.cochlea": ({"dataset"}, {*LIGHTNING, "numpy", "h5py"}),
     "task": ({"metric"}, LIGHTNING),
     "logger": ({"config", "whole"}, {*LIGHTNING, "wandb"}),
-    "learner": ({*NETWORK, "rule", "metric", "seed", "task", "checkpoint"}, LIGHTNING),
+    "finite": (set(), TORCH),
+    "learner": ({*NETWORK, "rule", "metric", "seed", "task", "checkpoint", "finite"}, LIGHTNING),
     "callback": ({"learner", "neuron", "model.layers", "checkpoint", "whole"}, LIGHTNING),
     "snapshot": ({"neuron", "model.layers", "dataset", "learner"}, {*TORCH, "numpy"}),
     "source": (set(), set()),
@@ -64,7 +65,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
         | {"checkpoint", "ranks", "config", "fit", "result", "allocator", "seed", "whole"},
         {*LIGHTNING, *HYDRA, "numpy"},
     ),
-    "failure": ({"callback", "checkpoint", "config", "dataset", "learner"}, set()),
+    "failure": ({"callback", "checkpoint", "config", "dataset", "finite"}, set()),
     "launch": (
         {
             "check",

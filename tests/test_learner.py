@@ -16,7 +16,8 @@ from snnrun.callback import Report, silent_output
 from snnrun.check import composed, without_hydra
 from snnrun.config import Choices
 from snnrun.dataset import DataModule
-from snnrun.learner import Learner, NotFinite
+from snnrun.finite import NotFinite
+from snnrun.learner import Learner
 from snnrun.rule import BPTT, Rule
 from snnrun.run import build, quiet
 

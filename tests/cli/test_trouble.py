@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from snnrun.learner import REMEDY
+from snnrun.finite import REMEDY
 
 BROKEN = """\
 from snnrun.neuron import LIF

@@ -232,7 +232,7 @@ def test_resumes_where_it_stopped_and_bfloat16_changes_nothing(tmp_path, fit):
 def test_weights_that_are_not_finite_are_told_though_silence_hides_them():
     from lightning.pytorch import Trainer
 
-    from snnrun.learner import NotFinite
+    from snnrun.finite import NotFinite
     from snnrun.run import quiet
 
     quiet()
@@ -259,5 +259,5 @@ def test_a_loss_that_is_no_number_is_not_blamed_on_silence(monkeypatch):
     x = torch.zeros(2, 1, 8, 8)
     monkeypatch.setattr(type(learner), "current_epoch", 0)
     monkeypatch.setattr(type(learner), "global_step", 0)
-    message = learner._trace_not_finite(torch.tensor(INF), x)
+    message = str(learner.not_finite(torch.tensor(INF), x))
     assert "though every layer's output is finite" in message
