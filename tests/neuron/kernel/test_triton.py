@@ -51,7 +51,8 @@ for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
         assert Fused().program(neuron, torch.zeros(1, 1, 3, 1, dtype=dtype, device=device)) is not None
         torch.manual_seed(0)
         inputs = [torch.randn(5, 2, 3, 70), torch.randn(1, 1, 3, 1), torch.randn(3, 4, 3).transpose(0, 1)]
-        inputs += [torch.randn(steps, 1, 3, 2) for steps in (16, 21)]  # one chunk or more, the last full or not
+        # one chunk or more, the last full or not
+        inputs += [torch.randn(steps, 1, 3, 2) for steps in ((16, 21) if dtype == torch.float64 else (21,))]
         for x in inputs:
             found = []
             for kernel in kernels:
@@ -68,10 +69,11 @@ for dtype, loose in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
                 assert (one - other).abs().max() <= bound, (neuron, i)
             alone = Fused().from_rest(neuron, leaf)
             assert torch.equal(alone, found[0][0])
+            if dtype == torch.float32 or not isinstance(kernels[0], Fused) or kernels[0].own:
+                continue
             again = [k(neuron, leaf, neuron.init_state(wide(leaf[0])))[0] for k in kernels[1:]]
             again = [torch.autograd.grad(out.square().sum(), leaf)[0] for out in again + [alone]]
-            if not narrow and isinstance(kernels[0], Fused) and kernels[0].own is None:
-                assert (again[0] - again[1]).abs().max() <= loose * again[0].abs().max()
+            assert (again[0] - again[1]).abs().max() <= loose * again[0].abs().max()
 leaf = torch.randn(37, 1, 3, 2, device=device, requires_grad=True)
 name = Fused().program(neurons[0], leaf).name
 (out,) = sequence(leaf, [], [], name, False)  # as torch.compile calls it
@@ -191,7 +193,7 @@ def compiled(
 def test_kernels_compile_for_a_gpu(option, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     graph = graph_of(option)
-    for dtype, steps in (("float32", 1), ("bfloat16", 4), ("float32", 21)):
+    for dtype, steps in (("bfloat16", 4), ("float32", 21)):
         for backward in (False, True):
             code = compiled(graph, dtype, 90, steps, backward=backward, rows=backward)
             rough = any(node.op in ROUGH for node in graph.nodes)
@@ -201,9 +203,9 @@ def test_kernels_compile_for_a_gpu(option, tmp_path, monkeypatch):
 @pytest.mark.parametrize("surrogate", CHOICES.options("surrogate"))
 def test_surrogates_compile_for_a_gpu(surrogate, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for dtype, generation in (("float32", 80), ("float64", 90)):
+    for dtype, generation, steps in (("float32", 80, 1), ("float64", 90, 4)):
         graph = graph_of("lif", surrogate, getattr(torch, dtype))
-        assert compiled(graph, dtype, generation, 4, backward=True, rows=False)
+        assert compiled(graph, dtype, generation, steps, backward=True, rows=False)
 
 
 def test_a_backward_pass_of_its_own_compiles_for_a_gpu(tmp_path, monkeypatch):
