@@ -56,7 +56,8 @@ def test_a_sweep_that_is_disturbed_ends_as_one_that_is_not(tmp_path):
     out, _ = sweep.communicate(timeout=200)
     assert sweep.returncode == 130, out
     # Ray chooses which of them waits behind the one it runs again
-    assert " interrupted\n" in out and "\nInterrupted. Go on with: " in out, out
+    assert "interrupted  optimizer.lr=0.02" in out and " interrupted\n" in out, out
+    assert "\nInterrupted. Go on with: " in out, out
 
     sweep = start()
     out, _ = sweep.communicate(timeout=200)
